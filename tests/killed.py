@@ -1,7 +1,8 @@
-"""Trains runs in processes that a test may kill: on each line a cache and a run's path.
+"""Trains runs in processes that a test may kill.
 
-One process imports everything and forks for each run, so that a run begins in a fraction of a
-second. It prints the number of the process, and its status when it has ended.
+Each line of standard input gives a cache and a run's path. The program imports everything once and
+forks for each run, so that a run begins in a fraction of a second. It prints the process ID of each
+child, and the child's exit status when the child has ended.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
-import matplotlib.figure  # noqa: F401 (what is imported here is not imported in each run)
+import matplotlib.figure  # noqa: F401 (imported once here, so not in each run)
 import numpy as np
 import sklearn.metrics  # noqa: F401
 from rich.console import Console
@@ -54,7 +55,7 @@ def train(path, cache):
 
 
 if __name__ == "__main__":
-    # Without a look at the devices, since what has looked at them cannot be forked.
+    # Devices are not checked here, since a process that has checked them cannot be forked.
     prepare_process(alone=False)
     for line in sys.stdin:
         if not (child := os.fork()):

@@ -1,4 +1,4 @@
-"""Colour profiles: what a screen would show is what the network gets."""
+"""Pictures with colour profiles reach the network as sRGB, as a screen would show them."""
 
 import io
 import struct
@@ -16,7 +16,8 @@ from jaxch5.data.profiles import adobe_rgb, load_profile, matrix_profile, profil
 from jaxch5.data.source import from_arrays, read_pixels
 from jaxch5.data.sources.packed import from_packed
 
-# Of red, green and blue: x and y; then the gamma. ITU-R BT.709, SMPTE EG 432-1, Adobe RGB (1998).
+# The x and y of red, green and blue, followed in `SPACES` by the gamma. Sources: ITU-R BT.709,
+# SMPTE EG 432-1 and Adobe RGB (1998).
 SRGB = [(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)]
 SPACES = {
     "Adobe RGB": ([(0.64, 0.33), (0.21, 0.71), (0.15, 0.06)], 563 / 256),
@@ -30,7 +31,7 @@ BRADFORD = np.array(
 
 
 def to_xyz(primaries: list[tuple[float, float]]) -> np.ndarray:
-    """From linear red, green and blue to XYZ adapted to D50."""
+    """Returns the matrix from linear red, green and blue to XYZ adapted to D50."""
     columns = np.array([[x / y, 1, (1 - x - y) / y] for x, y in primaries]).T
     white = np.array([D65[0] / D65[1], 1, (1 - D65.sum()) / D65[1]])
     adapted = np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ D50) / (BRADFORD @ white)) @ BRADFORD
@@ -38,7 +39,7 @@ def to_xyz(primaries: list[tuple[float, float]]) -> np.ndarray:
 
 
 def by_arithmetic(pixels: np.ndarray, primaries: list, gamma: float) -> np.ndarray:
-    """What sRGB's numbers are for these, in float64."""
+    """Converts pixels with the given primaries and gamma to sRGB in float64."""
     linear = (pixels / 255) ** gamma
     linear = linear @ (np.linalg.inv(to_xyz(SRGB)) @ to_xyz(primaries)).T
     linear = np.clip(linear, 0, 1)
@@ -52,7 +53,7 @@ def profile_of(name: str) -> bytes:
 
 
 def colours() -> np.ndarray:
-    """Eight by eight pixels of a colour each, so that JPEG keeps them."""
+    """Returns a picture of random colours in blocks of 8x8 pixels, which JPEG preserves."""
     shades = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8)
     return shades.repeat(8, 0).repeat(8, 1)
 
@@ -71,7 +72,7 @@ LOSSLESS = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 def test_a_profile_is_obeyed_as_arithmetic_has_it(name, form):
     wanted = by_arithmetic(colours(), *SPACES[name])
     made = decode(encoded(colours(), form, profile_of(name), **LOSSLESS[form]))
-    # Where a curve is steep, in the dark, eight bits are few.
+    # In dark colours, where the curves are steep, 8 bits are too few for a smaller error.
     assert np.abs(made - wanted).max() <= 2
     assert np.abs(made - wanted).mean() < 0.5
     assert np.abs(wanted - colours()).max() > 10
@@ -81,7 +82,7 @@ def test_a_profile_is_obeyed_as_arithmetic_has_it(name, form):
 @pytest.mark.parametrize("min_side", [None, 24])
 @pytest.mark.parametrize("form", ["JPEG", "AVIF"])
 def test_a_profile_of_a_photograph_is_obeyed(name, min_side, form):
-    """As without the profile, and converted then: at a fraction of the size as well."""
+    """A lossy picture is decoded as if it had no profile and then converted, also if shrunk."""
     options = {"quality": 98, "subsampling": "4:4:4"}
     plain = decode(encoded(colours(), form, None, **options), min_side=min_side)
     made = decode(encoded(colours(), form, profile_of(name), **options), min_side=min_side)
@@ -90,7 +91,7 @@ def test_a_profile_of_a_photograph_is_obeyed(name, min_side, form):
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_way_to_the_network_converts_once_and_after_the_shrink(name, tmp_path):
-    """Training, packing and prediction by path, content and PIL picture have the same canvas."""
+    """Training, packing and prediction make the same canvas of a path, content or PIL picture."""
     pixels = colours().repeat(2, 0).repeat(2, 1)
     contents = [encoded(pixels, "PNG", profile) for profile in (profile_of(name), None)]
     file = tmp_path / "1.png"
@@ -118,7 +119,10 @@ def srgb() -> bytes:
 
 
 def test_what_is_srgb_is_not_touched():
-    """By its colours, not by its name: there are many files of that profile."""
+    """A picture whose profile is sRGB keeps its pixels.
+
+    A profile with sRGB's primaries but another gamma does not count as sRGB.
+    """
     primaries = [tuple(column) for column in to_xyz(SRGB).T]
     assert load_profile(srgb()) is None
     assert load_profile(matrix_profile("my screen", primaries, 1.8)) is not None
@@ -133,7 +137,7 @@ def test_a_broken_profile_costs_the_profile(profile):
 
 
 def grey_profile(gamma: float) -> bytes:
-    """A profile of greys: the same curve, and no primaries."""
+    """Returns a profile for grey pictures, which has a curve but no primaries."""
     colour = matrix_profile("greys", [(0.4, 0.2, 0.0), (0.4, 0.7, 0.1), (0.1, 0.1, 0.7)], gamma)
     return colour.replace(b"RGB ", b"GRAY", 1).replace(b"rTRC", b"kTRC", 1)
 
@@ -145,9 +149,9 @@ def test_greys_have_profiles_of_their_own(form):
     made = decode(encoded(shades, form, grey_profile(1.8), **options))
     wanted = by_arithmetic(shades[..., None].repeat(3, 2), SRGB, 1.8)
     assert np.abs(made - wanted)[shades > 20].max() <= 3
-    # A colour picture's numbers are none of a grey profile's.
+    # A profile for grey is ignored if the picture has colours.
     assert np.array_equal(decode(encoded(colours(), "PNG", grey_profile(1.8))), colours())
-    # A grey one's are also those of a colour profile.
+    # A profile for colours also applies to a grey picture.
     made = decode(encoded(shades, "PNG", profile_of("Adobe RGB")))
     assert (
         np.abs(made - by_arithmetic(shades[..., None].repeat(3, 2), *SPACES["Adobe RGB"])).max()
@@ -157,7 +161,7 @@ def test_greys_have_profiles_of_their_own(form):
 
 @pytest.mark.parametrize("order", ["little", "big"])
 def test_a_camera_that_only_names_adobe_rgb_is_believed(order):
-    """EXIF's directory of interoperability says R03."""
+    """A picture without a profile is read as Adobe RGB if EXIF's interoperability index is R03."""
     exif = Image.Exif()
     exif.endian = "<" if order == "little" else ">"
     exif[0x8769] = {0xA001: 65535, 0xA005: {1: "R03"}}
@@ -182,11 +186,11 @@ CHANNELS = (b"rTRC", b"gTRC", b"bTRC")
 
 
 def parametric(kind: int, *numbers: float, channels: tuple[bytes, ...] = CHANNELS) -> bytes:
-    """Adobe RGB's primaries with a curve of parameters, as profiles of version 4 have it."""
+    """Returns Adobe RGB's profile with a parametric curve, as in version 4, for some channels."""
     fixed = [round(65536 * number) for number in numbers]
     curve = b"para" + struct.pack(f">IHH{len(fixed)}i", 0, kind, 0, *fixed)
     plain = adobe_rgb()
-    # Put at the end, and pointed to from there.
+    # The curve is put at the end, and the entries of the channels are made to point to it.
     entries, there = plain, struct.pack(">II", len(plain), len(curve))
     for name in channels:
         place = entries.index(name, 128, 400) + 4
@@ -205,7 +209,10 @@ CURVES = [
 @pytest.mark.parametrize("curve", CURVES)
 @pytest.mark.parametrize("channels", [CHANNELS, CHANNELS[:1], CHANNELS[1:]])
 def test_our_arithmetic_is_that_of_lcms(curve, channels):
-    """It is faster by much, also to set up; for one curve of all colours, and for several."""
+    """Our conversion is much faster than that of lcms, and at most one level away from it.
+
+    It is tested with profiles that have one curve for all colours or different curves.
+    """
     content = parametric(*curve, channels=channels)
     profile = load_profile(content)
     assert profile is not None

@@ -1,4 +1,4 @@
-"""Samplers: pure, right in number, and the same wherever and however often an epoch is drawn."""
+"""Samplers are pure, draw each class as often as asked, and agree on any number of hosts."""
 
 import dataclasses
 import io
@@ -43,7 +43,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def backwards_by_turns(labels, epoch, seed):
-    """A sampler of one's own: every other epoch goes backwards, and each has one draw less."""
+    """Draws all items but the last, backwards in every other epoch, as a user's sampler might."""
     return np.arange(len(labels) - 1)[:: (-1) ** epoch]
 
 
@@ -67,7 +67,7 @@ def assert_same(one, other):
 
 @given(LABELS, st.integers(0, 100), SEEDS)
 def test_shuffled_is_the_order_that_runs_have_always_had(labels, epoch, seed):
-    """Of PCG64 seeded by seed and epoch: a run that began earlier goes on to the bit."""
+    """The order is that of PCG64, seeded with seed and epoch, so that older runs resume exactly."""
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     expected = generator.permutation(len(labels))
     np.testing.assert_array_equal(shuffled(labels, epoch, seed), expected)
@@ -139,7 +139,11 @@ SAMPLERS = [
 @settings(deadline=None, max_examples=10)
 @given(st.integers(8, 30), st.integers(1, 4), st.integers(1, 4), st.integers(0, 30))
 def test_any_step_has_the_same_batch_on_any_number_of_hosts(sampler, count, rows, processes, start):
-    """Resumed anywhere; and the rows of several processes are those of one, of packed sets too."""
+    """Batches are the same after resuming at any step, and on any number of processes.
+
+    The rows of all processes together are the batch of a single process. Samplers other than
+    `shuffled` are tested with a source in shards, such as a packed set.
+    """
     labels = np.arange(count) % 3
     whole = loader(labels, min(rows * processes, 7 // processes * processes), sampler=sampler)
     stop = 2 * len(whole) + 1
@@ -201,7 +205,7 @@ def test_an_epoch_of_another_length_is_named():
 
 
 def test_the_square_root_lies_between_equal_and_as_they_are():
-    """A class of 64 is drawn 4 times as often as one of 4, and not as often, or 16 times."""
+    """A class of 64 is drawn 4 times as often as a class of 4, not equally or 16 times as often."""
     labels = np.array([0] * 64 + [1] * 4)
     drawn = [NAMED["sqrt"](labels, epoch, 0) for epoch in range(50)]
     counts = sum(np.bincount(labels[order]) for order in drawn)
@@ -213,7 +217,7 @@ def test_the_square_root_lies_between_equal_and_as_they_are():
 
 @pytest.mark.parametrize("cache", ["memory", "device"])
 def test_all_draws_of_an_item_in_an_epoch_are_augmented_differently(cache):
-    """Each by the number of the draw, which is folded into its key beside the item."""
+    """The key of each augmentation depends on the number of the draw as well as on the item."""
     ramp = np.linspace(0, 255, 144).reshape(12, 12).astype(np.uint8)
     source = from_arrays([ramp] * 24, np.array([0] * 20 + [1] * 4), ["many", "few"])
     policy = aug_transforms(max_rotate=30, p_affine=1.0, p_lighting=1.0)
@@ -236,7 +240,10 @@ class Tiny(nn.Module):
     "sampler", [balanced, NAMED["sqrt"], backwards_by_turns], ids=describe_sampler
 )
 def test_a_run_is_resumed_to_the_bit(sampler, tmp_path):
-    """Within an epoch, augmentation of what is drawn again included."""
+    """A run that is resumed within an epoch ends with the same state as an uninterrupted run.
+
+    This includes the augmentation of items that are drawn several times in an epoch.
+    """
     labels = np.array([0] * 20 + [1] * 8)
     block = DataBlock(source_of(labels), random_split(), 8, 8, sampler=sampler)
     learn = vision_learner(block.load(4), Tiny())

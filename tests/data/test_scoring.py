@@ -1,6 +1,7 @@
-"""Whatever becomes of a run's pictures, none that it was trained on is scored as one that was not.
+"""A run's training pictures are never scored as validation pictures, however its files change.
 
-The files are real, and each has a length of its own, by which it is known again wherever it goes.
+The tests use real files. Each file has a unique length, by which a test recognizes it after it has
+been moved.
 """
 
 import shutil
@@ -24,7 +25,7 @@ PER_CLASS = 4
 
 
 def make(root):
-    """Class folders of files that no two have of one length; gives what comes next."""
+    """Makes class folders of files with unique lengths; returns an iterator of unused lengths."""
     lengths = iter(range(1, 10_000))
     for name in CLASSES:
         (root / name).mkdir()
@@ -113,7 +114,10 @@ def test_only_what_was_validated_is_scored_and_all_of_it_that_is_there(some, see
 
 
 def test_a_label_that_was_put_right_is_scored_as_it_is_now(tmp_path):
-    """Where the name stays, as in a table; of a folder, another folder is another name."""
+    """A picture whose label has been corrected is scored against its new class.
+
+    Its name stays the same, as in a table. If folders are classes, a new class means a new name.
+    """
     make(tmp_path)
     source = from_folder(tmp_path)
     train, valid = random_split(0.4)(source)
@@ -126,7 +130,10 @@ def test_a_label_that_was_put_right_is_scored_as_it_is_now(tmp_path):
 
 
 def test_a_copy_of_the_set_is_its_own_and_another_set_of_its_names_is_not(tmp_path):
-    """Cameras and scripts number the pictures of every set alike; their lengths differ."""
+    """A copy of a run's set counts as its own; another set with the same file names does not.
+
+    Cameras and scripts number the pictures of every set alike, but the files' lengths differ.
+    """
     sets = []
     for name in ("set", "copy", "other"):
         root = tmp_path / name

@@ -1,4 +1,4 @@
-"""Sources: what one is, and the ones that need no files."""
+"""Arrays and scikit-learn's digits are sources, and each class has one name in any source."""
 
 import tempfile
 import unicodedata
@@ -16,7 +16,7 @@ from jaxch5.errors import DataError
 
 
 def test_digits_are_those_of_scikit_learn():
-    """The file that is read in place holds what scikit-learn's own loader returns."""
+    """The digits, read directly from scikit-learn's file, equal what its own loader returns."""
     from sklearn.datasets import load_digits
 
     expected = load_digits()
@@ -31,7 +31,7 @@ def test_digits_are_those_of_scikit_learn():
 
 
 def test_it_is_shown_in_a_line():
-    """At the end of a notebook's cell, where a name for each picture would fill pages."""
+    """The `repr` of a source is one line; the names of all pictures would fill a notebook."""
     assert repr(digits()) == "<1,797 pictures of 10 classes>"
 
 
@@ -50,7 +50,10 @@ def test_arrays_must_fit_each_other():
     kind=st.sampled_from(["folder", "parts", "names", "table"]),
 )
 def test_a_class_is_one_however_its_umlaut_is_stored(forms, kind):
-    """In folders, in file names and in tables: what one system wrote, another lists otherwise."""
+    """A class name is the same class, whether its Unicode is composed or decomposed.
+
+    This applies to folders, file names and tables, because systems store such names differently.
+    """
     named = [unicodedata.normalize(form, "Bär") for form in forms]
     with tempfile.TemporaryDirectory() as name:
         root, setting = Path(name), {}

@@ -1,4 +1,4 @@
-"""Splits: every item in exactly one part, the same part everywhere."""
+"""Splits put each item into exactly one part, whatever the order in which items are listed."""
 
 import re
 
@@ -20,7 +20,8 @@ def source_of(labels, references=None, columns=None) -> Source:
     return Source(classes, labels, references, lambda item: b"", columns or {})
 
 
-# Every class has at least two items, as a random split asks for, and a tenth of all is an item.
+# Each class has at least two items, as random splits require, and a tenth of all items is at least
+# one item.
 label_lists = (
     st.lists(st.integers(2, 12), min_size=2, max_size=6)
     .filter(lambda counts: sum(counts) >= 10)
@@ -30,7 +31,10 @@ label_lists = (
 
 @given(label_lists, st.floats(0.1, 0.9), st.integers(0, 2**32 - 1), st.booleans())
 def test_every_item_is_in_exactly_one_part(labels, fraction, seed, stratify):
-    """And every class is trained, or the line that refuses says how it would be."""
+    """A random split uses each item once and leaves pictures of every class for training.
+
+    Without stratification this may be impossible; the error then suggests `--data.stratify`.
+    """
     refusal = "" if stratify else "no picture for training.*--data.stratify"
     try:
         train, valid = random_split(fraction, seed, stratify)(source_of(labels))
@@ -66,7 +70,7 @@ def test_the_order_of_the_items_is_no_matter(labels, seed, stratify, random):
 def test_a_reference_is_in_one_part_and_drawn_as_if_it_stood_there_once(
     labels, fraction, seed, stratify, data
 ):
-    """Repeated rows move no other picture."""
+    """All rows of a reference are in the same part, and repeated rows move no other picture."""
     source = source_of(labels)
     items = st.integers(0, len(labels) - 1)
     again = np.array(data.draw(st.lists(items, max_size=2 * len(labels))), int)
@@ -85,7 +89,7 @@ def test_a_reference_is_in_one_part_and_drawn_as_if_it_stood_there_once(
 
 
 def test_the_split_of_the_digits_stays_what_it_is():
-    """Fixed figures: a change of generator or of order would move published accuracies."""
+    """The digits' split is fixed: another generator or order would change published accuracies."""
     train, valid = random_split(0.2, seed=42)(digits())
     assert (len(train), len(valid)) == (1438, 359)
     rows = np.random.Generator(np.random.PCG64(42)).permutation(1797)[:359]
@@ -99,7 +103,7 @@ def test_another_seed_is_another_split():
 
 @given(label_lists, st.floats(0.1, 0.9))
 def test_stratified_shares_are_those_of_the_whole(labels, fraction):
-    """Each class gives its share, to the nearest item, and keeps one in each part."""
+    """A stratified split shares out each class to within one item, and no part lacks a class."""
     _, valid = random_split(fraction, stratify=True)(source_of(labels))
     for count, held_out in zip(np.bincount(labels), np.bincount(labels[valid]), strict=True):
         assert 1 <= held_out <= count - 1

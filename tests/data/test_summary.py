@@ -1,4 +1,4 @@
-"""The summary tells of every stage, and which one failed on which file."""
+"""The summary reports each stage of the data, or which stage failed on which file."""
 
 import io
 import shutil

@@ -1,4 +1,4 @@
-"""Verification finds each problem there is, and none where there is none."""
+"""Verification finds every problem of a set, and reports none in a set without problems."""
 
 import io
 
@@ -34,7 +34,10 @@ def test_each_kind_is_found():
 
 
 def test_a_copy_in_neither_part_is_a_duplicate_and_no_leak():
-    """A set may have pictures for a test, which are used neither for training nor validation."""
+    """A copy that is used neither for training nor for validation is a duplicate, not a leak.
+
+    For example, a set may also contain pictures for a test.
+    """
     source = pictures([1, 1, 2, 2, 3, 3], [0, 0, 1, 1, 0, 0])
     found = find_problems(source, np.array([0, 2]), np.array([3, 4]))
     assert found.leaks == [[2, 3]]
@@ -80,7 +83,10 @@ def test_what_cannot_be_read_is_left_out():
 
 
 def test_pictures_that_show_nothing_are_named():
-    """Black and white are what comes out, not what was stored: 12 bits of 16 are nearly black."""
+    """A picture counts as black, white or of one colour if its decoded pixels are nearly so.
+
+    For example, 12-bit values that are read as 16-bit values are nearly black.
+    """
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     shown = [
         noise,
@@ -106,7 +112,10 @@ def test_copies_and_what_is_near_to_them_are_one_group():
 
 
 def test_what_begins_and_ends_like_no_picture_is_decoded_before_it_is_named(tmp_path):
-    """Bytes behind a picture do not make it bad, nor does another format's end."""
+    """A file that begins or ends unlike a picture is decoded, and reported only if that fails.
+
+    Intact files of six formats pass, and bytes after a picture do not make its file bad.
+    """
     for name in ("a", "b"):
         for number, form in enumerate(("jpeg", "png", "webp", "gif", "bmp", "tiff")):
             (tmp_path / name).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""`jaxch5 train` with a network that compiles in a second: `python tiny_train.py ...`."""
+"""Runs `jaxch5 train`, and defines a network, `tiny_train:SPEC`, that compiles in a second."""
 
 import sys
 

@@ -1,6 +1,7 @@
-"""What eight devices of a CPU compute: `python eight_devices.py FOLDER` prints a JSON document.
+"""Prints, as JSON, what training on eight simulated devices computes, for `test_mesh.py`.
 
-A process of its own, because the number of simulated devices is fixed when JAX starts.
+`python eight_devices.py FOLDER` is a process of its own, because the number of simulated devices is
+fixed when JAX starts.
 """
 
 import io
@@ -38,9 +39,10 @@ from jaxch5.training.steps import compile_steps
 
 
 class Tiny(nn.Module):
-    """With a batch norm, and with a kernel that is large enough to have its moments shared out.
+    """A network with a batch norm, and with a kernel large enough for its moments to be sharded.
 
-    The convolution has no bias, whose gradient before a batch norm is rounding alone.
+    The convolution has no bias, because the gradient of a bias before a batch norm is nothing but
+    rounding.
     """
 
     frozen_stages: int = 0
@@ -53,7 +55,7 @@ class Tiny(nn.Module):
 
 
 class Summed(nn.Module):
-    """Of layers whose gradients are summed at the end, as a ResNet's are in half precision."""
+    """A network whose gradients are summed at the end, as a ResNet's are in half precision."""
 
     leaves_sums = True
 
@@ -91,7 +93,7 @@ def losses(learn, epochs=5, lr=0.01):
 
 
 def messages(learn):
-    """How often each kind of message is in the compiled step of training."""
+    """Returns how often each kind of message between devices occurs in the training step."""
     kinds = r" (all-[a-z]+|reduce-scatter|collective-permute)(?:-start)?\("
     return Counter(re.findall(kinds, next(iter(learn._compiled.values())).train.as_text()))
 
@@ -105,7 +107,7 @@ def error_of(function):
 
 
 def in_both(**settings):
-    """Losses on one device and on eight."""
+    """Returns the losses on one device and on eight."""
     return [losses(learner(devices=devices, **settings)) for devices in (1, 8)]
 
 
@@ -124,7 +126,10 @@ def norms():
 
 
 def running_statistics():
-    """Of a local step: those after it, and the mean of what each eighth of the batch gives."""
+    """Returns the running statistics after a step with local batch norms, and the expected ones.
+
+    The expected ones are the means of what a single device computes from each eighth of the batch.
+    """
 
     def after(learn, batch):
         state = jax.tree.map(jnp.copy, learn.state)
@@ -157,7 +162,7 @@ def shared_optimizer():
 
 
 def caches():
-    # At a usual rate rounding grows within many steps, on one device as well.
+    # At a usual learning rate, rounding errors would grow over so many steps, even on one device.
     batches = {"batch_size": 8, "augment": aug_transforms()}
     of = partial(losses, epochs=1, lr=1e-4)
     on_device = learner(cache="device", **batches)
@@ -171,7 +176,7 @@ def caches():
 
 
 def losses_of_many(learn, lr, epochs=1):
-    """By the scan over steps, which is for accelerators."""
+    """Returns the losses of training by the scan over steps, which is meant for accelerators."""
     both = learn._frozen.steps(learn.data, learn.normalization, learn.mesh)
     steps = compile_steps(*both, learn.state, learn.data, learn._key, resident=True)
     assert steps.a_call > 1
@@ -182,7 +187,10 @@ def losses_of_many(learn, lr, epochs=1):
 
 
 def settings():
-    """Much at once: on one device and on eight, and on eight with local batch norms."""
+    """Returns the losses with many settings at once, with global and with local batch norms.
+
+    Those with global batch norms are computed on one device and on eight.
+    """
     half = "fp16" if has_float16() else "bf16"
     much = {"precision": half, "accumulate": 2, "average": 0.9, "clip": 0.1}
     local = learner(bn="local", mix=cutmix, shard_optimizer=True, **much)
@@ -190,7 +198,10 @@ def settings():
 
 
 def summed():
-    """Losses, on one device and on eight; and the lengths of the vectors that eight sum."""
+    """Returns the losses on one device and on eight, and the lengths of the summed vectors.
+
+    The vectors are those that the training step sums over the eight devices.
+    """
     settings = {"model": Summed(), "precision": "bf16", "mix": mixup, "shard_optimizer": True}
     one, many = (learner(devices=devices, **settings) for devices in (1, 8))
     of_both = [losses(one), losses(many)]
@@ -202,7 +213,11 @@ def summed():
 
 
 def weights():
-    """Losses with weights, of which each device's rows have another sum: on one, and on eight."""
+    """Returns the losses on one device and on eight for a loss with class weights.
+
+    The sum of the weights differs from device to device. The loss `hidden` applies the same weights
+    in such a way that the training step cannot find them.
+    """
     data, loss = data_of(), partial(cross_entropy, weight=np.linspace(0, 9, 10))
 
     def trained(**settings):
@@ -230,7 +245,7 @@ def freezing():
 
 
 def after_training():
-    """All that a trained learner can be asked, on one device and on eight."""
+    """Returns the results of a trained learner's methods, on one device and on eight."""
     results = []
     for devices in (1, 8):
         learn = learner(devices=devices, shard_optimizer=devices > 1)
@@ -250,7 +265,11 @@ def after_training():
 
 
 def taken_up(folder):
-    """A run begun on eight devices, with the moments shared out, and ended on 8, 2 and 1."""
+    """Returns the losses of a run begun on eight devices and resumed on eight, two and one.
+
+    The optimizer's moments are sharded on eight and on two devices. For comparison, `whole` has the
+    losses of the same steps in an uninterrupted run on one device.
+    """
 
     def trained(path, devices, epochs, **settings):
         learn = learner(devices=devices, **settings)
@@ -283,7 +302,7 @@ def errors():
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    # Many of these learners have the same programs.
+    # Compiled programs are cached, because many of these learners need the same ones.
     prepare_process()
     results = {
         "norms": norms(),

@@ -1,4 +1,7 @@
-"""Options for the compiler are known to it: an unknown one would be an error on a GPU alone."""
+"""XLA knows the options that it is given, and compiled programs are kept for each number of cores.
+
+Without a test, an unknown option for GPUs would raise an error only on a GPU.
+"""
 
 import os
 import subprocess
@@ -23,7 +26,10 @@ def test_a_cpu_gives_the_same_bits_in_any_case():
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
 def test_programs_for_one_core_are_not_kept_with_those_for_all():
-    """They leave the others idle, and JAX's cache does not tell them apart."""
+    """Programs compiled for one core are kept in a folder of their own.
+
+    Such programs leave all other cores idle, and JAX's cache does not tell them from others.
+    """
     program = """
 import os, sys, jax
 from jaxch5.training.compiler import keep_compiled_programs

@@ -1,6 +1,6 @@
-"""One process alone is the first of one: what several agree upon costs it nothing.
+"""The functions with which processes agree also work in a process that trains alone.
 
-What several do is in tests/test_several_processes.py.
+Several processes are tested in tests/test_several_processes.py.
 """
 
 import signal
@@ -41,7 +41,10 @@ def test_alone_a_signal_is_obeyed_at_the_next_check(raise_signal):
 
 
 def test_only_what_messages_become_is_a_loss(monkeypatch):
-    """A defect of ours must not be taken for the end of another process."""
+    """Only a failed message to another process counts as the loss of that process.
+
+    A defect of jaxch5 must not be mistaken for the end of another process.
+    """
     lost = ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer")
     assert not hosts.is_loss_of_another(lost)
     monkeypatch.setattr(hosts, "joined", lambda: True)

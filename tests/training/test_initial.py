@@ -1,4 +1,4 @@
-"""What runs once has the values of a compiled program, and compiles next to nothing."""
+"""`run_once` gives the values of the compiled function, but compiles almost nothing."""
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,10 @@ from jaxch5.training.initial import run_once
 
 
 def assert_equal_to_the_last_bit_but_one(found, expected):
-    """Compilers may multiply two factors of a draw first, which rounds once more."""
+    """Checks that two trees are equal, except for the rounding of their last bits.
+
+    A compiler may multiply two factors of a draw first, which rounds once more.
+    """
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
@@ -22,13 +25,16 @@ def assert_equal_to_the_last_bit_but_one(found, expected):
 
 
 def with_care(function):
-    """The function compiled as the draws are, which round once less than tests' other programs."""
+    """Returns the function compiled with optimization, as the draws are.
+
+    Without optimization, as in other programs of the tests, values are rounded once more.
+    """
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})
 
 
 @pytest.fixture
 def compiled():
-    """Names of the programs that are compiled meanwhile."""
+    """A list of the names of the programs that are compiled during the test."""
     names = []
 
     def listen(event, duration, **named):
@@ -52,7 +58,7 @@ def test_initial_weights_are_those_of_the_compiled_network(arch, compiled):
     compiled.clear()
     found = run_once(init, key)
     assert_equal_to_the_last_bit_but_one(found, expected)
-    # One program for each kind of draw that the network has, and one that derives keys.
+    # There is a program for each kind of draw in the network, and one that derives keys.
     assert len(compiled) <= 5, compiled
 
 
@@ -71,7 +77,10 @@ def test_a_draw_of_several_pieces_is_the_same_as_in_one(monkeypatch):
 
 
 class Own(nn.Module):
-    """Initialized as nothing here is: an orthogonal kernel, a mask, integers, a small type."""
+    """A network that is initialized like none of jaxch5's.
+
+    It has an orthogonal kernel, a random mask, integers, and a parameter in bfloat16.
+    """
 
     @nn.compact
     def __call__(self, x):
@@ -98,7 +107,10 @@ def test_any_network_and_any_key_has_its_own_values(impl):
 
 
 def test_each_output_is_stored_by_itself():
-    """A step consumes its state, of which no two parts may be the same memory."""
+    """Outputs share no memory with each other or with inputs.
+
+    The memory of a state is donated to the training step, so no array may be in it twice.
+    """
 
     def twice(x):
         zeros = jnp.zeros(4)

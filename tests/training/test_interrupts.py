@@ -1,4 +1,4 @@
-"""A signal is held back until it can be obeyed; a second one is not."""
+"""A signal is held back until a check can obey it, but a second interrupt is obeyed at once."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""A step that was kept is the one that would be compiled, and is found only for the very same."""
+"""A stored step equals the one that would be compiled, and is found only for that very step."""
 
 import ast
 import os
@@ -34,7 +34,8 @@ from jaxch5.training.step import make_eval_step, make_train_step
 from jaxch5.util.fingerprint import UnknownError, fingerprint
 from jaxch5.view import View
 
-# Trains one step in a process of its own, whose cache is the argument; prints what came of it.
+# A program that trains one step, with the cache in the folder that is its argument. It prints
+# whether the step was traced, and its loss.
 PROCESS = """
 import sys
 import jax
@@ -141,7 +142,11 @@ def test_a_step_with_a_function_of_ones_own_is_not_kept():
 
 @pytest.fixture
 def get(tmp_path, monkeypatch):
-    """Gets a function of its own, which no cache of jax's has; `made` counts what is compiled."""
+    """A function that gets a number's program, stored or newly compiled, and checks its result.
+
+    The programs differ from test to test, so JAX's own cache has none of them. `get.made` lists
+    the numbers of those that were compiled.
+    """
     monkeypatch.setattr(module, "folder_of_steps", lambda: tmp_path)
     x, own, made = np.zeros(3, np.float32), secrets.randbits(20), []
 
@@ -178,7 +183,10 @@ def test_damage_is_noticed_before_anything_is_run(get, tmp_path):
 
 
 def test_what_jax_had_kept_is_not_kept_again(get, tmp_path, monkeypatch):
-    """XLA writes such a program incompletely, and it would fail when it is run."""
+    """A program that was read from JAX's own cache is not stored again.
+
+    XLA would write such a program incompletely, and it would fail when it is run.
+    """
     config = jax.config.values
     before = {name: config[name] for name in CACHE}
     reset_cache()
@@ -198,7 +206,10 @@ def test_what_jax_had_kept_is_not_kept_again(get, tmp_path, monkeypatch):
 
 
 def test_shapes_are_kept_for_each_network_and_size(tmp_path, monkeypatch):
-    """What is read is what `init` gives; a network of one's own is always asked."""
+    """The stored shapes are those that `init` gives.
+
+    They are not stored for a user's own network, whose `init` is called each time.
+    """
     monkeypatch.setattr(module, "folder_of_steps", lambda: tmp_path)
     asked = []
 
@@ -222,7 +233,8 @@ def test_shapes_are_kept_for_each_network_and_size(tmp_path, monkeypatch):
     assert asked == [own, own]
 
 
-# What modules of a step import beside: it raises errors, reads files and pictures, or runs a step.
+# Modules that the modules of a step import, although no step contains them: they raise errors, read
+# files and pictures, or run steps.
 NOT_TRACED = frozenset(
     f"jaxch5.{name}"
     for name in (
@@ -231,7 +243,7 @@ NOT_TRACED = frozenset(
         "data.pipeline",
         "data.sampler",
         "errors",
-        # Its modules are known by their own class, which is none of ours.
+        # A step with a network from this module is not stored: `STEP` does not include it.
         "models.bridge",
         "training.compiler",
         "training.initial",
@@ -268,7 +280,10 @@ def imported_by(name):
     [(parts, name) for parts in (OUTPUT, STEP) for name in sorted(parts.modules)],
 )
 def test_all_that_a_program_is_made_of_is_looked_at(parts, name):
-    """A module that is changed and not looked at would leave its old programs in use."""
+    """A fingerprint covers all modules and libraries that a program's modules import.
+
+    After a change to a module that is not covered, outdated programs would still be used.
+    """
     libraries = {*parts.libraries, *NOT_COMPUTED, *sys.stdlib_module_names}
     assert set(imported_by(name)) <= parts.modules | NOT_TRACED | libraries
 

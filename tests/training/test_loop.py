@@ -1,4 +1,4 @@
-"""Whoever trains has learned something, or is told why not; and no number passes for a number."""
+"""Training changes the weights or raises an error that says why not, and no NaN is a score."""
 
 import io
 import json
@@ -25,7 +25,7 @@ BATCHES = 6
 
 
 class Tiny(nn.Module):
-    """A network that gives no number for pictures brighter than `bright`."""
+    """A network whose outputs are NaN for pictures brighter than `bright`."""
 
     bright: float = math.inf
 
@@ -37,7 +37,7 @@ class Tiny(nn.Module):
 
 
 def data_of(bright=()):
-    """Grey noise; the pictures that are named are white."""
+    """Returns grey noise; the validation pictures at the positions in `bright` are white."""
     images = np.random.default_rng(0).integers(0, 200, (32, 8, 8, 3), dtype=np.uint8)
     source = from_arrays(images, np.arange(32) % 2, ["a", "b"])
     _, valid = random_split(0.25)(source)
@@ -120,7 +120,10 @@ def test_what_is_left_of_an_epoch_makes_an_update(accumulate, updates):
 
 @pytest.mark.float16
 def test_an_epoch_of_which_a_step_was_skipped_still_makes_its_update():
-    """float16 begins with a factor that is often too large, so that the first step is skipped."""
+    """An epoch in which only some steps are skipped still updates the weights.
+
+    The loss scale with which float16 begins is often too large, so the first steps are skipped.
+    """
 
     def loss(logits, labels):
         return 1000 * cross_entropy(logits.astype(jnp.float16).astype(jnp.float32), labels)
@@ -147,13 +150,17 @@ def test_a_network_of_which_nothing_would_train_is_refused():
 
 
 def without_gradient(logits, labels):
-    """A loss that is a number, and whose gradient is none."""
+    """Returns a loss that is finite, but whose gradient is NaN."""
     return cross_entropy(logits, labels) + jnp.sum(jnp.sqrt(0 * logits))
 
 
 @pytest.mark.float16
 def test_steps_that_are_all_skipped_are_no_training(tmp_path):
-    """The factor has room for three epochs; after that there is none that would serve."""
+    """Training whose steps are all skipped raises an error, and does not run many epochs first.
+
+    Each skipped step halves the loss scale. After three such epochs it is below 1, and cannot fall
+    to a value that would work.
+    """
     learn = learner(precision="fp16", loss=without_gradient)
     learn.run = create_run(Config(), tmp_path / "run")
     with pytest.raises(TrainingError, match="nothing was learned; try --model"):
@@ -186,7 +193,7 @@ def test_pictures_without_an_answer_are_not_scored_as_the_first_class(bright, tm
             learn.interpret()
     (row,) = (line for line in said(learn).splitlines() if line.split()[0] == "1/1")
     assert row.split().count("\N{EN DASH}") == (5 if bright else 0)
-    # The report can be written, and the run's lines are JSON.
+    # The report can be written, and the lines of `metrics.jsonl` are valid JSON.
     assert learn.run.report_file.exists()
     (line,) = learn.run.metrics_file.read_text().splitlines()
     assert json.loads(line)["epoch"] == 0

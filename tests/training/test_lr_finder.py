@@ -1,4 +1,4 @@
-"""The sweep: fastai's rates, its smooth loss and its end."""
+"""The sweep smooths losses and ends as fastai's does, and its rates rise evenly."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What does not fit is named with what would."""
+"""A step that does not fit in memory is refused by an error that says what would fit."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_what_cannot_fit_is_refused_before_it_is_tried(need, line):
 
 
 def test_a_device_out_of_memory_is_one_line():
-    """A petabyte is more than any machine of today gives."""
+    """An array of a petabyte, which no machine can hold, causes the error."""
     with (
         pytest.raises(TrainingError, match=r"64 pictures of 32 x 32 .* --data.batch-size 32"),
         out_of_memory(None, 64, 32),

@@ -1,4 +1,4 @@
-"""On eight devices, which a CPU simulates, training computes what it computes on one."""
+"""Training on eight devices, which a CPU simulates, gives the same results as on one."""
 
 import json
 import subprocess
@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 CHILD = Path(__file__).with_name("eight_devices.py")
-# Compiling takes longer than all that is computed. With less care than this, programs for one
-# device and for eight round so differently that their losses part.
+# Compiling takes longer than all computations do, so XLA optimizes little. If it optimized even
+# less, the different rounding on one device and on eight would make the losses diverge.
 QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-# Sums are added in another order; nothing else differs.
+# Only the order of addition differs between one device and eight.
 TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory, usual_compiler):
-    """What `eight_devices.py` says."""
+    """The results that `eight_devices.py` prints."""
     flags = f"{QUICK} {usual_compiler['XLA_FLAGS']}"
     ended = subprocess.run(
         [sys.executable, CHILD, tmp_path_factory.mktemp("eight")],
@@ -38,14 +38,17 @@ def assert_close(losses, expected):
 @pytest.mark.slow
 class TestEightDevices:
     def test_losses_are_those_of_one_device(self, eight):
-        """Of 21 steps with augmentation, in which the network learns."""
+        """The losses agree over 21 steps with augmentation, in which the network learns."""
         one = eight["norms"]["one"]
         assert len(one) == 21
         assert np.mean(one[-3:]) < np.mean(one[:3]) - 0.1
         assert_close(eight["norms"]["global"], one)
 
     def test_local_batch_norms_take_one_message_a_step(self, eight):
-        """The gradient, the loss and the statistics travel as one vector; each program is one."""
+        """With local batch norms, a step sends its gradient, loss and statistics as one vector.
+
+        A learner compiles its steps only once, and the losses differ from those of one device.
+        """
         norms = eight["norms"]
         assert norms["local messages"] == {"all-reduce": 1}
         assert norms["global messages"]["all-reduce"] > 1
@@ -59,7 +62,7 @@ class TestEightDevices:
             np.testing.assert_allclose(local[name], mean[name], rtol=1e-5, atol=1e-7)
 
     def test_moments_shared_out_change_no_loss(self, eight):
-        """Each device holds an eighth of the large ones, before a step and after it."""
+        """Each device holds an eighth of the moments of a large kernel, even after many steps."""
         shared = eight["shared"]
         assert shared["shards"] == [[1, 128], [1, 128]]
         assert_close(shared["losses"], eight["norms"]["one"])
@@ -74,13 +77,13 @@ class TestEightDevices:
         assert_close(eight["caches"]["many"], eight["caches"]["local"])
 
     def test_what_a_step_may_do_gives_the_losses_of_one_device(self, eight):
-        """Mixing, float16, an average, clipped gradients, accumulated ones: all at once."""
+        """Mixing, half precision, averaged weights, clipping and accumulation work together."""
         one, many = eight["settings"]["global"]
         assert_close(many, one)
         assert np.isfinite(eight["settings"]["local"]).all()
 
     def test_gradients_that_are_summed_at_the_end_are_those_of_one_device(self, eight):
-        """As one vector, beside which there are statistics alone."""
+        """All gradients are summed as one vector; besides, only short statistics are summed."""
         one, many = eight["summed"]["losses"]
         assert_close(many, one)
         *statistics, gradient = sorted(eight["summed"]["lengths"])
@@ -88,7 +91,11 @@ class TestEightDevices:
         assert max(statistics) < 100
 
     def test_a_weighted_mean_is_of_the_whole_batch(self, eight):
-        """Also where each device takes its own rows' losses, whose weights have another sum."""
+        """A loss with class weights is divided by the sum of the weights in the entire batch.
+
+        This holds even with local batch norms, when each device computes the loss of its own rows.
+        A user's own loss that hides its weights is then refused.
+        """
         one, *many = eight["weights"]["losses"]
         for of_many in [*many, eight["weights"]["seen by all"]]:
             assert_close(of_many, one)
@@ -107,7 +114,11 @@ class TestEightDevices:
 
     @pytest.mark.parametrize("on", ["8, True", "2, True", "1, False"])
     def test_a_checkpoint_is_taken_up_on_any_number_of_devices(self, eight, on):
-        """Written on eight with the moments shared out; the losses after it are those of one."""
+        """A run whose checkpoint was written on eight devices can be resumed on eight, two and one.
+
+        The checkpoint has sharded moments. The later losses are those of an uninterrupted run on
+        one device.
+        """
         taken_up = eight["taken up"]
         assert len(taken_up["whole"]) == 6
         assert_close(taken_up[on], taken_up["whole"])

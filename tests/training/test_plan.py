@@ -1,11 +1,11 @@
-"""A plan counts its own steps, and a run that is taken up does what is left of its plans."""
+"""A plan counts its own steps, and a resumed run skips the plans that are finished."""
 
 import pytest
 
 from jaxch5.errors import ConfigError
 from jaxch5.training.plan import left_to_do, plan_at_rate, plan_of_one_cycle, plans_of_fine_tune
 
-# Two phases of 10 and of 20 steps.
+# Two phases: one of 10 steps, and one of 20.
 PLANS = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0, 1e5, (0.95, 0.85, 0.95))
 
 
@@ -29,7 +29,7 @@ def test_a_phase_without_epochs_has_nothing_to_validate():
 def test_each_phase_counts_from_its_own_first_step():
     frozen, unfrozen = PLANS
     assert frozen.stop(10) == unfrozen.start == 10
-    # One cycle each, to the rate and to half of it.
+    # Each phase is one cycle; the first rises to the given rate, the second to half of it.
     assert max(frozen.rates(step)[-1] for step in range(10)) == pytest.approx(2e-3, rel=0.05)
     assert max(unfrozen.rates(step)[-1] for step in range(20)) == pytest.approx(1e-3, rel=0.05)
     assert [plan.frozen_to for plan in PLANS] == [-1, 0]

@@ -1,4 +1,4 @@
-"""Half precision trains, keeps float32 where it should, and skips what overflows."""
+"""Training in half precision keeps its state in float32, and skips steps that overflow."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from jaxch5.training.step import make_train_step
 
 
 class Small(nn.Module):
-    """Computes in a half type; what leaves it is float32."""
+    """A network that computes in the given type, and whose output is float32."""
 
     dtype: jnp.dtype
 
@@ -71,7 +71,10 @@ def test_a_half_precision_step_is_near_the_full_one(precision):
 
 @pytest.mark.float16
 def test_a_step_that_overflows_changes_nothing_but_the_scale():
-    """The gradient is beyond float16 until the scale, halved each time, is low enough."""
+    """A step whose gradient overflows halves the loss scale; weights and moments stay as they are.
+
+    Steps are skipped in this way until the scale is so low that the gradient fits into float16.
+    """
     huge = lambda logits, labels: 2.0**10 * cross_entropy(logits, labels)  # noqa: E731
     states = trained("fp16", huge, steps=20)
     skipped = [int(state.epoch_skipped) for state in states]
@@ -93,7 +96,10 @@ def test_an_unknown_precision_is_named():
 
 
 def test_a_processor_without_float16_is_told_what_to_choose():
-    """Old ones lack its conversions; bfloat16 has them everywhere."""
+    """On a processor that cannot convert to float16, fp16 is refused, and the error names bf16.
+
+    Old processors lack these conversions; bfloat16 works on all of them.
+    """
     program = """
 import jax, jax.numpy as jnp
 from jaxch5.errors import ConfigError

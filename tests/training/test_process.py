@@ -1,4 +1,4 @@
-"""What a process keeps: a step on a CPU finds the memory of the step before, and writes into it."""
+"""On a CPU, a step reuses the memory that the step before it has freed."""
 
 import platform
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Pages that the system fills with zeros when they are first touched, in ten steps.
+# A program that prints how many pages of memory the system has to supply during ten steps.
 PROGRAM = """
 import resource, sys, threading
 import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A frozen network: what is computed, what changes, and what the optimizer keeps."""
+"""Freezing layers decides what a step computes and changes, and what the optimizer keeps."""
 
 from functools import partial
 
@@ -36,7 +36,7 @@ class Layer(nn.Module):
 
 
 class Narrow(nn.Module):
-    """Layers by the names of the ResNet's, which compile at once."""
+    """A network whose layers are named as the ResNet's, but which compiles quickly."""
 
     frozen_stages: int = 0
 
@@ -66,7 +66,7 @@ def shapes_of(model):
 
 
 def frozen_of(model, shapes, frozen_to, **recipe):
-    """A module of which the first groups are frozen."""
+    """Returns a model whose groups before `frozen_to` are frozen; `recipe` has further settings."""
     spec = spec_of(model, shapes["params"])
     groups = layer_groups("fastai", spec, shapes["params"])
     return Frozen(model, shapes, spec, groups, frozen_to, Recipe(**recipe))
@@ -95,7 +95,10 @@ def changed(before, after):
 
 
 def test_a_frozen_body_stays_to_the_bit_with_its_statistics(data):
-    """The ResNet's own, because it is the ResNet that keeps the statistics of its stages."""
+    """With `train_bn=False`, a step changes neither weights nor statistics of a frozen body.
+
+    The network is a ResNet, because its own code keeps the statistics of its frozen stages.
+    """
     frozen, state = frozen_at(-1, False, RESNET)
     before, after = after_a_step(data, frozen, state)
     assert {path[0] for path in changed(before.params, after.params)} == {"head"}
@@ -123,7 +126,7 @@ NORMS = {
 
 
 class Normed(nn.Module):
-    """A module of one's own with a norm of any kind in its body."""
+    """A network like a user's own, with a norm of any kind in its body."""
 
     norm: str
 
@@ -131,7 +134,7 @@ class Normed(nn.Module):
     def __call__(self, x, train):
         settings = {"use_running_average": not train} if self.norm == "batch" else {}
         x = NORMS[self.norm](name="norm", **settings)(nn.Conv(4, (3, 3), name="conv")(x))
-        # A parameter that is called as those of norms are, and is of none.
+        # This parameter has the name of a norm's parameter, but belongs to no norm.
         x = x * self.param("scale", nn.initializers.ones, (4,))
         return nn.Dense(2, name="head")(nn.relu(x).mean((1, 2)))
 
@@ -139,7 +142,10 @@ class Normed(nn.Module):
 @pytest.mark.parametrize("train_bn", [True, False])
 @pytest.mark.parametrize("norm", NORMS)
 def test_what_is_frozen_stays_to_the_bit_but_for_batch_norms(norm, train_bn):
-    """Whatever norms a module of one's own has: those without running statistics are frozen."""
+    """All parameters of a frozen body are frozen, except those of batch norms with `train_bn`.
+
+    Norms of other kinds, which have no running statistics, are frozen in any case.
+    """
     variables = shapes_of(Normed(norm))
     spec = spec_of(Normed(norm), variables["params"])
     groups = layer_groups("fastai", spec, variables["params"])
@@ -171,7 +177,10 @@ def test_the_optimizer_keeps_moments_of_what_trains_alone():
 
 
 def test_each_group_moves_at_its_own_rate(data):
-    """Adam's first step is one rate long for every parameter that does not decay."""
+    """Each group's parameters change by the rate of the group.
+
+    In Adam's first step, a parameter without weight decay changes by just the learning rate.
+    """
     before, after = after_a_step(data, *frozen_at(0, True))
     for path, rate in (
         (("layer1_0", "bn1", "bias"), 1e-3),
@@ -183,7 +192,7 @@ def test_each_group_moves_at_its_own_rate(data):
 
 
 def test_no_gradient_is_taken_of_a_frozen_body(data):
-    """The compiled step has a few times fewer operations: it runs no backward pass of the body."""
+    """A step runs no backward pass of a frozen body, so it has less than half the operations."""
 
     def operations(frozen_to, train_bn):
         frozen, state = frozen_at(frozen_to, train_bn)

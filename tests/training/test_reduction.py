@@ -1,4 +1,4 @@
-"""The mean of a batch's losses is PyTorch's, with weights, smoothing, focus and mixing together."""
+"""The mean loss of a batch is PyTorch's, for any weights, label smoothing, gamma and mixing."""
 
 import json
 from functools import partial
@@ -45,7 +45,7 @@ def test_in_every_combination_it_is_pytorchs(case):
 
 
 def doubted(logits, labels):
-    """A loss of a user's own, with a weight of each item."""
+    """A user's own loss, with a weight for each item."""
     weight = jnp.where(labels == 0, 0.5, 1.0)
     return ItemLosses(weight * cross_entropy(logits, labels, reduction="none"), weight)
 
@@ -68,7 +68,10 @@ BATCHES = st.lists(
 @settings(deadline=None, max_examples=30)
 @given(BATCHES, st.sampled_from(OWN))
 def test_a_mixture_of_a_picture_with_nothing_is_the_picture(items, loss):
-    """Also of a picture with itself, whatever its share; so no weight is lost by mixing."""
+    """Mixing with shares of 1, or of each picture with itself, leaves a batch's loss unchanged.
+
+    So mixing loses none of the class weights.
+    """
     logits, labels = (jnp.array(values) for values in zip(*items, strict=True))
     count = len(labels)
     plain = float(loss_of_batch(loss, logits, labels))
@@ -82,7 +85,10 @@ def test_a_mixture_of_a_picture_with_nothing_is_the_picture(items, loss):
 @settings(deadline=None, max_examples=30)
 @given(BATCHES, st.sampled_from(OWN[1:3]))
 def test_parts_of_a_batch_add_up_to_the_whole(items, loss):
-    """Two devices, of which each has some of the items and knows the mean weight of both."""
+    """The mean of the losses that two devices compute for their items is the loss of all items.
+
+    Each device divides by the mean of both devices' sums of weights.
+    """
     logits, labels = (jnp.array(values) for values in zip(*items, strict=True))
     logits, labels = jnp.concatenate([logits, logits[:1]]), jnp.concatenate([labels, labels[:1]])
     weight = jnp.asarray(loss.keywords["weight"], jnp.float32)[labels]

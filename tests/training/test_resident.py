@@ -1,4 +1,4 @@
-"""An epoch in a few calls trains as one of single steps does, and can be taken up anywhere."""
+"""Calls of many steps train as single steps do, and training can be resumed at any step."""
 
 import flax.linen as nn
 import jax
@@ -19,8 +19,11 @@ EPOCHS, STEPS = 2, 19
 
 
 class Tiny(nn.Module):
-    """Its convolution has no bias: a batch norm takes a bias away again, so that its gradient is
-    rounding and nothing else, which Adam makes as large as any other."""
+    """A network whose convolution has no bias.
+
+    The batch norm would cancel a bias, whose gradient would be nothing but rounding. Adam would
+    scale it up until it is as large as any other.
+    """
 
     @nn.compact
     def __call__(self, x, train):
@@ -31,7 +34,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture(scope="module")
 def learn():
-    """19 steps an epoch, of 4 pictures that lie on the device."""
+    """A learner with 19 steps per epoch, each with four pictures that are cached on the device."""
     images = np.random.default_rng(0).integers(0, 256, (86, 12, 12, 3), dtype=np.uint8)
     source = from_arrays(images, np.arange(86) % 2, ["a", "b"])
     block = DataBlock(source, random_split(0.1), presize=12, size=8, augment=aug_transforms())
@@ -50,7 +53,10 @@ def compiled(learn):
 
 
 def train(learn, steps, state=None, until=None, rate_late=0, momentum_late=0, key=None):
-    """Losses of all steps, and the state and number of steps after every event."""
+    """Trains, and returns all losses, epoch records, step numbers after each call, and the state.
+
+    If `until` is given, training stops after that step, and only the state is returned.
+    """
     state = jax.tree.map(jax.numpy.copy, learn.state if state is None else state)
     count = EPOCHS * STEPS
     rate, momentum = one_cycle(1e-2, count), one_cycle_momentum(count)
@@ -74,18 +80,21 @@ def train(learn, steps, state=None, until=None, rate_late=0, momentum_late=0, ke
     return losses, records, numbers, jax.device_get(event.state)
 
 
-# How far sums in another order may carry two trainings apart: a step rounds its losses once,
-# relative to their size, and those of the steps before have moved its weights by as much.
+# How much the losses of two trainings may differ, relative to their size, if only the order of
+# addition differs: each step may add one rounding error, in its loss or through its weights.
 ROUNDING = EPOCHS * STEPS * np.finfo(np.float32).eps
 
 
 def apart(some, others):
-    """The largest difference of two lists of losses, relative to their size."""
+    """Returns the largest difference between two lists of losses, relative to their size."""
     return np.max(np.abs(np.subtract(some, others)) / np.abs(others))
 
 
 def test_the_losses_are_those_of_single_steps(learn, compiled):
-    """Rates, momentum and draws are each step's own; sums may be added in another order."""
+    """In a call of many steps, each step has its own rate, momentum and random draws.
+
+    Only the order of addition may differ from that of single steps.
+    """
     assert compiled[False].many is None
     assert compiled[True].a_call == 2
     plain = train(learn, compiled[False])
@@ -100,7 +109,10 @@ def test_the_losses_are_those_of_single_steps(learn, compiled):
     "change", [{"rate_late": 1}, {"momentum_late": 1}, {"key": jax.random.key(1)}], ids=str
 )
 def test_what_is_another_steps_is_no_rounding(learn, compiled, change):
-    """So that the bound of the test above would see it."""
+    """A wrong rate, momentum or key changes the losses by far more than rounding does.
+
+    So the bound of the test above would reveal a step that uses those of another step.
+    """
     plain = train(learn, compiled[False])
     other = train(learn, compiled[False], **change)
     assert apart(other[0], plain[0]) > 10 * ROUNDING
@@ -129,11 +141,14 @@ def test_training_taken_up_within_a_call_goes_step_by_step_to_the_next(learn, co
 
 
 def test_a_cpu_goes_step_by_step(learn):
-    """A scan over steps is slower there."""
+    """A CPU runs single steps, even with cached pictures, because a scan over steps is slower."""
     assert learn._steps.many is None
 
 
 def test_the_set_on_the_device_is_not_counted_as_of_the_batch(learn):
-    """So that what would fit is not underestimated."""
+    """The pictures cached on the device count as memory that does not depend on the batch size.
+
+    Otherwise, the number of pictures that fit in a batch would be underestimated.
+    """
     images, frames = learn.data.train.on_device
     assert learn._steps.need.fixed >= images.nbytes + frames.nbytes

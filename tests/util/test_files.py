@@ -1,4 +1,4 @@
-"""JSON that is JSON, whatever is in it."""
+"""Files are written completely or not at all, and JSON is valid whatever values it holds."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from jaxch5.util.files import making, to_json, unused, write_file
 
 
 def test_what_is_made_is_there_as_a_whole_or_not_at_all(tmp_path):
-    """Files and folders alike; nothing is left of one that fails."""
+    """A file or folder appears only once it is complete; if making it fails, nothing is left."""
 
     def fail(name):
         with making(tmp_path / name) as scratch:
@@ -49,14 +49,20 @@ def as_expected(value):
 
 @given(values)
 def test_what_is_no_number_is_null_and_all_else_as_it_was(value):
-    """Read as strictly as other readers do, which do not know NaN."""
+    """`to_json` turns numbers that are not finite into null, and leaves other values as they are.
+
+    A strict reader, which does not know NaN, can therefore read the text.
+    """
     text = to_json(value)
     assert json.loads(text, parse_constant=pytest.fail) == as_expected(value)
     assert "\n" not in text
 
 
 def test_what_is_there_is_never_overwritten(tmp_path):
-    """Not the folder of an earlier run, nor the list in which somebody corrects labels."""
+    """`unused` returns no path that exists.
+
+    Such a path could be the folder of an earlier run, or a list in which somebody corrects labels.
+    """
     assert unused(tmp_path / "a", ".csv") == tmp_path / "a.csv"
     (tmp_path / "a.csv").touch()
     assert unused(tmp_path / "a", ".csv") == tmp_path / "a-2.csv"

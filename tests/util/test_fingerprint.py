@@ -1,4 +1,4 @@
-"""What does the same has one fingerprint, in every process; what might differ has another."""
+"""Values that do the same have equal fingerprints in every process; others have different ones."""
 
 import functools
 import inspect
@@ -45,7 +45,7 @@ def other(factor):
 
 
 def signatures():
-    """Functions that differ in how they are called, or in what they return then, and in no more."""
+    """Returns the code of functions that differ only in the names or the kinds of parameters."""
     one, two, three = lambda a, b: a - b, lambda b, a: b - a, lambda a, *, b: a - b
     return [function.__code__.replace(co_firstlineno=1) for function in (one, two, three)]
 
@@ -141,7 +141,10 @@ print(fingerprint(value, lambda name: True), environment_of())
 
 
 def test_other_processes_find_the_same():
-    """Sets are in another order there, and addresses differ."""
+    """All processes compute the same fingerprints, and the same `environment_of`.
+
+    The order of sets, and the addresses of objects, differ between processes.
+    """
     command = [sys.executable, "-c", PROCESS]
     outputs = {
         subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in "12"
@@ -163,7 +166,7 @@ def test_the_code_of_a_module_is_what_is_in_memory(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(policy, function, lambda *_: None)
         assert found() != before
-        # Nothing is known of what it closes over, so that nothing is taken for the same.
+        # The lambda belongs to a module that is not known, so no two fingerprints are equal.
         assert found() != found()
     assert found() == before
 

@@ -1,4 +1,4 @@
-"""Import paths: what they find, and one line for each way in which they fail."""
+"""The object that an import path names is found, or a one-line error says why it cannot be."""
 
 import pytest
 

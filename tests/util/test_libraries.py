@@ -1,4 +1,4 @@
-"""What is set for other libraries, and for how long."""
+"""Empty environment variables count as unset, and what libraries log can be hidden for a while."""
 
 import logging
 import os
@@ -12,11 +12,12 @@ import pytest
 from jaxch5.util.libraries import PREFIXES, empty_is_unset, logging_from, silent, variable
 
 ROOT = Path(__file__).parents[2]
-# Asks whether a variable is there, where an empty one is there too.
+# Matches code that asks whether a variable is set, and that takes an empty variable for set.
 ASKS = re.compile(
     r"in os\.environ\b(?!\.)|getenv\(|\.setdefault\(\"[A-Z]|environ\.get\([^)]*\)(?! or)"
 )
-# pytest-xdist sets it; the compiler's flags are a string, which may be empty.
+# Lines that contain one of these may match: pytest-xdist never sets its variable to nothing, the
+# compiler's flags are a string that may be empty, and a loop over all names reads no value.
 EXCUSED = ("PYTEST_XDIST_WORKER", 'get("XLA_FLAGS", "")', "for name in os.environ")
 
 
@@ -41,7 +42,10 @@ def test_an_empty_variable_is_none(monkeypatch):
 
 
 def test_libraries_see_no_empty_variable(monkeypatch):
-    """But the one that hides all GPUs by being empty; afterwards all are there again."""
+    """`empty_is_unset` hides empty variables, but not the one that hides all GPUs if it is empty.
+
+    Afterwards, all variables are as before.
+    """
     names = [f"{prefix}HOME" for prefix in PREFIXES]
     for name in (*names, "CUDA_VISIBLE_DEVICES"):
         monkeypatch.setenv(name, "")
@@ -93,7 +97,10 @@ folder = jax.config.values["jax_compilation_cache_dir"]
     ],
 )
 def test_where_a_library_keeps_files_is_as_without_the_variable(name, program, tmp_path):
-    """Not the folder that somebody happens to be in."""
+    """With an empty variable, a library keeps its files where it keeps them without the variable.
+
+    Otherwise, it might keep them in whatever folder is the current one.
+    """
     without = {key: value for key, value in os.environ.items() if key != name}
     folders = [
         subprocess.check_output(

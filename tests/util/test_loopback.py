@@ -1,4 +1,4 @@
-"""The small server answers this machine alone, and nobody else's page."""
+"""The small server answers only this machine, and no page of another site."""
 
 import http.client
 import threading
@@ -36,21 +36,27 @@ def test_it_answers_and_says_what_a_browser_may_do(address):
 
 
 def test_another_name_is_refused(address):
-    """A page elsewhere may let its name lead here."""
+    """A request with another host name, or with another port, is refused.
+
+    A page of another site could make the name of that site resolve to this machine.
+    """
     for host in ("elsewhere.example", "127.0.0.1", "127.0.0.1:1"):
         assert requests.get(address, headers={"Host": host}).status_code == 400
         assert requests.post(address, json=1, headers={"Host": host}).status_code == 400
 
 
 def test_other_pages_cannot_post(address):
-    """What a form can send without asking first is no JSON; and a page's origin is its own."""
+    """A post is refused if its origin is another page, or if its content type is not JSON.
+
+    A form can post other content types without asking the server first, but not JSON.
+    """
     for origin in ("http://elsewhere.example", "null", address.replace("http", "https")):
         assert requests.post(address, json=1, headers={"Origin": origin}).status_code == 403
     assert requests.post(address, json=1, headers={"Origin": address}).ok
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         reply = requests.post(address, data=b"{}", headers={"Content-Type": kind})
         assert reply.status_code == 415
-    # The question that a browser asks before it lets another page post JSON.
+    # With this request, a browser asks for permission before it lets another page post JSON.
     assert requests.options(address).status_code == 501
 
 

@@ -1,4 +1,4 @@
-"""What is printed for people, in a terminal and in a notebook."""
+"""Printed text is readable in terminals, notebooks and files, and nouns agree with their counts."""
 
 import ast
 import builtins
@@ -15,12 +15,15 @@ from jaxch5.util.text import plain_console, print_line, print_row
 
 
 class ZMQInteractiveShell:
-    """By this name of `get_ipython()`'s class rich knows a notebook."""
+    """A class with the name by which rich recognizes a notebook, from `get_ipython()`."""
 
 
 @pytest.mark.parametrize("stderr", [False, True])
 def test_a_notebook_gets_lines_of_text(stderr, monkeypatch, capsys):
-    """Not HTML, for which rich would need IPython, nor what a kernel's FORCE_COLOR asks for."""
+    """A notebook gets plain text, neither HTML nor a terminal's codes.
+
+    For HTML, rich would need IPython; it would print codes because a kernel sets FORCE_COLOR.
+    """
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
     console = plain_console(stderr)
@@ -30,7 +33,7 @@ def test_a_notebook_gets_lines_of_text(stderr, monkeypatch, capsys):
 
 
 def test_a_table_loses_columns_where_there_is_no_room_and_not_its_lines():
-    """As many columns as fit, whole, the first always; a file gets all of them."""
+    """A terminal gets as many complete columns as fit, and always the first; a file gets all."""
     head, row = "name  first  second", "cat     0.5     0.7"
     for width, columns in ((19, 19), (18, 11), (11, 11), (4, 4), (2, 4)):
         output = io.StringIO()
@@ -44,7 +47,10 @@ def test_a_table_loses_columns_where_there_is_no_room_and_not_its_lines():
 
 
 def test_what_is_counted_has_the_form_that_goes_with_one():
-    """Pictures and others are counted everywhere, and there may be one of them."""
+    """No f-string has `pictures` or `others` after a count, since the count may be 1.
+
+    The words may follow a conditional expression, which can choose a text for 1.
+    """
     for file in Path(jaxch5.__file__).parent.rglob("*.py"):
         texts = [
             node for node in ast.walk(ast.parse(file.read_text())) if type(node) is ast.JoinedStr

@@ -1,3 +1,3 @@
-"""What writes the files here needs the code of its day, and is no test."""
+"""Keeps pytest from importing `write.py`, which is not a test and needs the code of f7a6c46."""
 
 collect_ignore = ["write.py"]

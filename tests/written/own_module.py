@@ -1,4 +1,4 @@
-"""A small network of one's own and pictures for it, as `tests/written` has them."""
+"""Defines the small network and the pictures of the runs `own_fp32` and `own_fp16`."""
 
 import flax.linen as nn
 import numpy as np
@@ -15,7 +15,7 @@ STOPPED = 8
 
 
 class Own(nn.Module):
-    """Has what a state of training may have: statistics, dropout, a body and a head."""
+    """A network with what a checkpoint may have to hold: statistics, dropout, a body and a head."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -25,7 +25,7 @@ class Own(nn.Module):
 
 
 def own_data():
-    """60 pictures of 10 pixels, made without any random numbers, in three classes."""
+    """Returns 60 pictures of 10 x 10 pixels in three classes, made without random numbers."""
     item, row, column = np.meshgrid(*map(np.arange, (60, 10, 10)), indexing="ij")
     labels = np.arange(60) % 3
     pictures = np.uint8((37 * item + 11 * row * (labels[item] + 1) + 5 * column**2) % 256)
@@ -35,7 +35,7 @@ def own_data():
 
 
 def own_learner(run, seed=3):
-    """A learner as it was made for the run, which is one of `own_fp32` and `own_fp16`."""
+    """Returns a learner with the settings of a run, which is `own_fp32` or `own_fp16`."""
     settings = {
         "own_fp32": {"mix": jx.mixup, "average": 0.9, "clip": 1.0},
         "own_fp16": {"precision": "fp16", "optimizer": "sgd", "accumulate": 2},
@@ -44,7 +44,7 @@ def own_learner(run, seed=3):
 
 
 def train_own(learn, run):
-    """Trains as the run was trained, or what is left of it."""
+    """Trains as the run was trained; a restored learner trains what is left of the run."""
     if run == "own_fp32":
         learn.fit_one_cycle(2, slice(1e-3, 1e-2))
     else:

@@ -1,8 +1,8 @@
 """Writes the files of this folder: `python tests/written/write.py`, with the code of f7a6c46.
 
-They are what a user has whose version is that one, and are not to be written again by a later one.
-Arrays of a ResNet-18 are replaced by some of the same names, shapes and types that repeat, so that
-its 44 MB become a few kilobytes; folders are packed as .tar.xz.
+The files are like those of a user of that version, so no later version may write them again. The
+arrays of a ResNet-18 are replaced by repetitive ones with the same names, shapes and types, so that
+44 MB become a few kilobytes. Folders are packed as .tar.xz.
 """
 
 import io
@@ -25,7 +25,7 @@ from safetensors.numpy import load
 HERE = Path(__file__).parent
 sys.path += [str(HERE), str(HERE.parent)]
 
-# The compiler's flags that tests have, with which their bits can be compared.
+# The tests can compare bits only if XLA_FLAGS is as `tests/conftest.py` sets it.
 from own_module import STOPPED, own_learner, train_own  # noqa: E402
 
 from jaxch5.config import Config  # noqa: E402
@@ -35,21 +35,21 @@ from jaxch5.training.arrays import _write, to_arrays  # noqa: E402
 from jaxch5.training.rundir import create_run  # noqa: E402
 
 PERIOD = 251
-# What stands in configurations in the place of the folder that they were written in.
+# Replaces, in configurations, the folder in which they were written.
 HOME = "/home/somebody"
 RNG = np.random.default_rng(0)
 PATTERN = RNG.normal(size=PERIOD).astype(np.float16).astype(np.float32)
 
 
 def repeating(arrays):
-    """Arrays of the same shapes that compress, with which a network still gives numbers."""
+    """Returns arrays of the same shapes that compress well; a network's outputs stay finite."""
 
     def one(name, array):
         if array.ndim == 0:
             return array
         last = name.rpartition("/")[2]
         if last == "kernel" and "opt_state" not in name:
-            # Of He's deviation, the next power of two.
+            # The power of two that is nearest to the standard deviation of He's initialization.
             scale = 2.0 ** round(np.log2((2 / np.prod(array.shape[:-1])) ** 0.5))
             return np.resize(PATTERN * np.float32(scale), array.shape).astype(array.dtype)
         fill = 1 if last in ("scale", "var") and "opt_state" not in name else 0
@@ -59,7 +59,7 @@ def repeating(arrays):
 
 
 def thinned(run, keep=-1):
-    """Leaves one checkpoint of a run, with arrays that repeat, and no report."""
+    """Removes a run's report and all checkpoints but one, whose arrays become repetitive."""
     steps = sorted((run / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     for step in steps:
         if step is not steps[keep]:
@@ -71,7 +71,7 @@ def thinned(run, keep=-1):
 
 
 def packed(folder, work):
-    """Writes a folder as NAME.tar.xz, without what says where and by whom it was made."""
+    """Packs a folder as NAME.tar.xz, without what tells where and by whom it was made."""
     for name in ("config.toml", "commit_success.txt", "environment.jsonl"):
         for file in folder.rglob(name):
             said = file.read_text().replace(str(work), HOME).replace(platform.platform(), "Linux")
@@ -92,7 +92,7 @@ def train(*words):
 
 
 def photographs(root, classes=("daisy", "rose", "tulip"), count=8):
-    """Pictures of several sizes, told apart by their colour, one of them damaged."""
+    """Writes a folder of pictures of several sizes, one damaged; colours tell classes apart."""
     for number, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for item in range(count):
@@ -104,7 +104,7 @@ def photographs(root, classes=("daisy", "rose", "tulip"), count=8):
 
 
 def table(root):
-    """A CSV file of pictures of 16 bits, of which 12 are used, with a column that splits them."""
+    """Writes a CSV file and its pictures, which use 12 of 16 bits; a column splits the pictures."""
     rows = ["image,label,is_valid"]
     (root / "deep").mkdir(parents=True)
     for item in range(16):
@@ -116,7 +116,11 @@ def table(root):
 
 
 def write_own(run, work):
-    """A run of `own_module` that was stopped in its second epoch, and how one ends that was not."""
+    """Packs a run of `own_module` that is stopped in its second epoch.
+
+    The file `ended.json` tells how the same run ends if it is not stopped. The learner that was not
+    stopped is returned.
+    """
     learn = own_learner(run)
     learn.console = Console(file=io.StringIO())
     train_own(learn, run)
@@ -194,7 +198,7 @@ def main():
             *("--fit.freeze-epochs", 1, "--fit.epochs", 1, "--no-model.train-bn"),
             *("--model.precision", "bf16", "--model.groups", "stages"),
         )
-        # Of its first phase, in which the body is frozen.
+        # The checkpoint that is kept is of the first phase, in which the body is frozen.
         thinned(work / "table", keep=0)
         train(
             *("--workdir", work / "every", "--data.path", work / "photographs.zip"),

@@ -63,12 +63,12 @@ CALLS = {
     "without frozen": lambda learn, epochs: learn.fine_tune(epochs, 0.1, freeze_epochs=0),
 }
 WRONG = {
-    "no rate": lambda learn: learn.fit(1, lambda step: 0.0),
+    "a schedule of 0": lambda learn: learn.fit(1, lambda step: 0.0),
     "a rate of 0": lambda learn: learn.fit(1, 0.0),
     "a negative rate": lambda learn: learn.fit(1, lambda step: -0.1),
-    "a rate that is no number": lambda learn: learn.fit(1, lambda step: math.nan),
+    "a rate that is not a number": lambda learn: learn.fit(1, lambda step: math.nan),
     "a momentum of 1": lambda learn: learn.fit(1, 0.1, momentum=1.0),
-    "frozen epochs": lambda learn: learn.fine_tune(1, freeze_epochs=-1),
+    "a negative number of frozen epochs": lambda learn: learn.fine_tune(1, freeze_epochs=-1),
     "half an epoch": lambda learn: learn.fit_one_cycle(0.5),
 }
 

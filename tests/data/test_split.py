@@ -103,7 +103,10 @@ def test_another_seed_is_another_split():
 
 @given(label_lists, st.floats(0.1, 0.9))
 def test_stratified_shares_are_those_of_the_whole(labels, fraction):
-    """A stratified split shares out each class to within one item, and no part lacks a class."""
+    """A stratified split gives validation its share of each class, within one item.
+
+    Each part has at least one item of each class.
+    """
     _, valid = random_split(fraction, stratify=True)(source_of(labels))
     for count, held_out in zip(np.bincount(labels), np.bincount(labels[valid]), strict=True):
         assert 1 <= held_out <= count - 1

@@ -158,7 +158,7 @@ class Hub:
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Provides a function that starts a hub with given repositories, and ends offline mode."""
+    """Provides a function that starts a hub with given repositories, and turns offline mode off."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hubs = []
 

@@ -76,7 +76,7 @@ def test_concat_pool_trains_as_fastais_head_does():
 
 
 def test_concat_pool_begins_as_fastais_head_does():
-    """Linear layers begin Kaiming normal, and batch norms with scale 1 and bias 0.001."""
+    """Linear layers begin with Kaiming normal weights, batch norms with scale 1 and bias 0.001."""
     params = ConcatPoolHead(3).init(jax.random.key(0), feature_map(), train=False)["params"]
     assert {name: sorted(leaves) for name, leaves in params.items()} == {
         "bn1": ["bias", "scale"],

@@ -84,7 +84,7 @@ def test_a_specification_may_name_the_module():
 
 
 def test_it_is_grad_cam_as_its_formula_says():
-    """If only a mean and a linear layer follow a map, Grad-CAM has the weights of that layer."""
+    """If a mean and a linear layer follow a map, Grad-CAM weights channels as that layer does."""
     model, spec = Flat(named=True), spec_of(Flat(named=True))
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, 6, 8, 3)).astype(np.float32)

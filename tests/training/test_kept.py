@@ -93,7 +93,7 @@ LOSSES = {
     "clip": {"clip": 1.0},
     "accumulate": {"accumulate": 2},
     "average": {"average": 0.9},
-    "remat": {"bn": "local"},
+    "batch norms of each device": {"bn": "local"},
 }
 
 
@@ -107,6 +107,7 @@ STEPS = {
     "classes": train_step(model=create_model("resnet18", 4)),
     "head": train_step(model=create_model("resnet18", 3, head="concat_pool")),
     "precision": train_step(model=create_model("resnet18", 3, dtype=jnp.bfloat16)),
+    "remat": train_step(model=create_model("resnet18", 3, remat=True)),
     "policy": train_step(policy=aug_transforms(max_rotate=11)),
     "no policy": train_step(policy=None),
     "size": train_step(size=48),

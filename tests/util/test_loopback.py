@@ -30,6 +30,8 @@ def test_it_answers_and_says_what_a_browser_may_do(address):
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
     assert reply.headers["Cross-Origin-Resource-Policy"] == "same-origin"
     assert reply.headers["Cache-Control"] == "no-store"
+    kept = requests.get(f"{address}/kept")
+    assert kept.headers["Cache-Control"] == "private, max-age=60"
     assert requests.post(f"{address}/a", json={"b": 1}).text == "/a {'b': 1}"
     wrong = requests.get(f"{address}/wrong")
     assert (wrong.status_code, wrong.text) == (422, "a.jpg: is wrong")

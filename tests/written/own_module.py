@@ -4,11 +4,7 @@ import flax.linen as nn
 import numpy as np
 
 import jaxch5 as jx
-
-try:
-    from jaxch5.models.layers import BatchNorm
-except ImportError:  # In the version that wrote the files.
-    from jaxch5.models.layers import BatchNorm
+from jaxch5.models.layers import BatchNorm
 
 STEPS_PER_EPOCH = 6
 STOPPED = 8

@@ -321,7 +321,9 @@ def test_a_run_that_is_older_than_a_rule_can_be_read(tmp_path):
     recorded = tmp_path / "config.toml"
     recorded.write_text(to_toml(Config.model_validate(values, context={LENIENT: True})))
     assert open_run(tmp_path)[1] == Config.model_validate({"fit": {"schedule": "one_cycle"}})
-    with pytest.raises(ConfigError, match=r"data\.image_column = x: only works with a table as data\.path"):
+    with pytest.raises(
+        ConfigError, match=r"data\.image_column = x: only works with a table as data\.path"
+    ):
         settings(["--config", recorded])
 
 

@@ -62,7 +62,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     from jaxch5.results.interpretation import interpretation_of
     from jaxch5.results.predictor import load_learner
     from jaxch5.run.directory import open_run
-    from jaxch5.task import NAMED, task_of
+    from jaxch5.task import NAMED, computed, task_of
     from jaxch5.training.process import prepare_process
 
     prepare_process()
@@ -93,11 +93,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     shown = task, predictor.about.framing, predictor.about.size
     interp = interpretation_of(source, items, probabilities, source.labels[items], *shown)
 
-    scores = {
-        name: function(probabilities, interp.targets)
-        for name, function in metrics.items()
-        if name != "top_5" or len(interp.classes) > 5
-    }
+    if len(interp.classes) <= 5:
+        metrics.pop("top_5", None)
+    scores = computed(metrics, probabilities, interp.targets)
     scores["calibration_error"] = interp.expected_calibration_error()
     report, confused = interp.classification_report(), interp.most_confused(options.min_val)
     out = options.out or directory.path / "evaluation"

@@ -24,8 +24,9 @@ Metric = Callable[[Probabilities, Labels], float]
 # The numbers of an epoch, keyed by their names, and the name of the epoch's phase.
 Record = dict[str, Any]
 
-# The losses that every record has.
+# The losses that every record has, and all fields of records that are not metrics.
 LOSSES = ("train_loss", "valid_loss")
+FIELDS = (*LOSSES, "epoch", "phase", "seconds", "images_per_second", "skipped_steps", "unanswered")
 # The rounding error that probabilities may have: the spacing of bfloat16 numbers just below 1.
 ROUNDING = 0.004
 

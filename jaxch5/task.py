@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from jaxch5.errors import ConfigError
 from jaxch5.losses import Loss, cross_entropy, sigmoid_cross_entropy, softmax
 from jaxch5.metrics import (
+    FIELDS,
     LOSSES,
     Best,
     Labels,
@@ -60,8 +62,8 @@ class Task:
         best: Rule by which epochs are compared.
 
     Raises:
-        ConfigError: A metric does not exist or is given twice, the metric of `best` is not
-            recorded, or the threshold is not a probability.
+        ConfigError: A metric does not exist, is given twice or has a reserved name, the metric of
+            `best` is not recorded, or the threshold is not a probability.
 
     Example:
         >>> single_label().decode(np.array([[0.5, 0.3, 0.2], [0.4, 0.2, 0.4]]))
@@ -132,7 +134,8 @@ class Task:
             more: Other metrics, as in `metrics`; a metric that the task already has is skipped.
 
         Raises:
-            ConfigError: There is no such metric, or two have the same name.
+            ConfigError: There is no such metric, two have the same name, or one has the name of
+                another field of the records.
 
         Example:
             >>> list(single_label().scores(["accuracy", "top_5"]))
@@ -141,12 +144,48 @@ class Task:
         found: dict[str, Metric] = {}
         for metric in (*self.metrics, *(one for one in more if one not in self.metrics)):
             name, function = metric_of(metric, self.threshold)
+            if name in FIELDS:
+                raise ConfigError(
+                    f"fit.metrics = {name}: each epoch records something else under this name; "
+                    "give the function another name"
+                )
             if name in found:
                 raise ConfigError(
                     f"fit.metrics = {name}: two metrics have this name; leave one out"
                 )
             found[name] = function
         return found
+
+
+def computed(
+    scores: Mapping[str, Metric], probabilities: Probabilities, labels: Labels
+) -> dict[str, float]:
+    """Computes metrics, such as those that `Task.scores` returns.
+
+    Args:
+        scores: Metrics, keyed by name.
+        probabilities: Probabilities of all items.
+        labels: Classes of the items.
+
+    Raises:
+        ConfigError: A metric returns something other than one number.
+
+    Example:
+        >>> computed({"mean": lambda p, labels: p.mean()}, np.array([[0.5, 0.5]]), np.array([0]))
+        {'mean': 0.5}
+    """
+    return {name: _number(name, metric(probabilities, labels)) for name, metric in scores.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    # NumPy's and JAX's scalars are numbers too, but cannot be written to the records as JSON.
+    if not hasattr(value, "__float__") or np.ndim(value):
+        shape = f" of shape {np.shape(value)}" if hasattr(value, "shape") else ""
+        raise ConfigError(
+            f"fit.metrics = {name}: should return one number, such as a mean over the items, but "
+            f"returned a value of type {type(value).__name__}{shape}"
+        )
+    return float(value)
 
 
 def single_label() -> Task:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from jaxch5.config.settings import ModelConfig
 from jaxch5.errors import ConfigError
-from jaxch5.metrics import is_number
+from jaxch5.metrics import FIELDS, is_number
 from jaxch5.results.interpretation import Interpretation
-from jaxch5.task import NAMED, SOFTMAX, Best, one_vs_rest, single_label, task_of
+from jaxch5.task import NAMED, SOFTMAX, Best, computed, one_vs_rest, single_label, task_of
 
 BEST = SOFTMAX.best
 NUMBERS = st.sampled_from([0.5, 0.9, 1.0, math.nan, None])
@@ -140,6 +140,47 @@ def test_scores_are_the_tasks_and_others_each_once():
     ]
     with pytest.raises(ConfigError, match="doubled: two metrics have this name"):
         SOFTMAX.scores([doubled, lambda *_: 0.0, doubled])
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_metric_does_not_replace_what_else_an_epoch_records(name):
+    def metric(probabilities, labels):
+        return 0.5
+
+    metric.__name__ = name
+    for refused in (SOFTMAX.scores, lambda more: dataclasses.replace(SOFTMAX, metrics=more)):
+        with pytest.raises(ConfigError, match=f"fit.metrics = {name}: each epoch records"):
+            refused((metric,))
+
+
+@pytest.mark.parametrize(
+    "value", [0.5, np.float32(0.5), np.array(0.5), jnp.float32(0.5), jnp.bfloat16(0.5)]
+)
+def test_the_scalars_of_every_library_are_scores(value):
+    """JSON, in which runs keep their records, has only Python's own numbers."""
+    score = computed({"own": lambda *_: value}, LOGITS, np.arange(3))["own"]
+    assert type(score) is float
+    assert score == 0.5
+    assert computed({"wrong": lambda p, _: (p > 1).sum()}, LOGITS, np.arange(3)) == {"wrong": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (np.zeros(3), "ndarray of shape (3,)"),
+        (jnp.zeros((1, 1)), "ArrayImpl of shape (1, 1)"),
+        ("0.5", "str"),
+        (None, "NoneType"),
+        ([0.5], "list"),
+    ],
+)
+def test_what_is_not_one_number_is_no_score(value, kind):
+    with pytest.raises(ConfigError) as error:
+        computed({"own": lambda *_: value}, LOGITS, np.arange(3))
+    assert str(error.value) == (
+        "fit.metrics = own: should return one number, such as a mean over the items, but returned "
+        f"a value of type {kind}"
+    )
 
 
 @pytest.mark.parametrize(

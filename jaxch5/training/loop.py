@@ -16,7 +16,7 @@ from jaxch5.data.pipeline import Loader, to_device
 from jaxch5.errors import TrainingError
 from jaxch5.losses import Loss
 from jaxch5.metrics import Metric, Record
-from jaxch5.task import SOFTMAX, Task
+from jaxch5.task import SOFTMAX, Task, computed
 from jaxch5.training.events import Epoch, Step, StepRecord
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.plan import Plan
@@ -67,6 +67,7 @@ def fit(
         TrainingError: Three losses in a row, or the mean loss of an epoch, are not finite; or
             float16 overflows in all steps of the call, or in all steps of an epoch after which the
             loss scale is below 1.
+        ConfigError: A metric returns something other than one number.
     """
     steps_per_epoch = len(data.train)
     start = int(state.step)
@@ -246,6 +247,9 @@ def evaluate(
 
     If the network's outputs are not finite for some pictures, all scores are NaN and `unanswered`
     counts these pictures, because scores of the others would not describe the whole set.
+
+    Raises:
+        ConfigError: A metric returns something other than one number.
     """
     logits, labels = predict(state, loader, eval_step, check)
     scores = task.scores(metrics)
@@ -262,5 +266,5 @@ def evaluate(
     )
     return {
         "valid_loss": float(jax.device_get(loss_of_all)),
-        **{name: metric(probabilities, labels) for name, metric in scores.items()},
+        **computed(scores, probabilities, labels),
     }

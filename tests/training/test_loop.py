@@ -18,6 +18,7 @@ from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
+from jaxch5.metrics import FIELDS
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.run.directory import create_run
 
@@ -224,3 +225,35 @@ def test_errors_are_one_line():
         with pytest.raises(Jaxch5Error) as caught:
             call(learner())
         assert "\n" not in str(caught.value)
+
+
+def confidence(probabilities, labels):
+    return np.mean(probabilities.max(axis=1))
+
+
+def wrong(probabilities, labels):
+    return jnp.sum(probabilities.argmax(axis=1) != labels)
+
+
+def test_a_run_keeps_a_metric_that_returns_the_scalar_of_a_library(tmp_path):
+    learn = learner(metrics=(confidence, wrong))
+    learn.run = create_run(Config(), tmp_path / "run")
+    learn.fit(1, 0.1)
+    (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert 0.5 <= record["confidence"] <= 1
+    assert record["wrong"] == 8 * record["error_rate"]
+    assert "could not be saved" not in said(learn)
+    assert any((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("bright", "settings"),
+    [((), {}), ((1,), {}), pytest.param((), {"precision": "fp16"}, marks=pytest.mark.float16)],
+    ids=["finite", "not finite", "float16"],
+)
+def test_the_names_of_all_that_an_epoch_records_are_known(bright, settings):
+    """A metric may have any name that is not in `FIELDS` without replacing another number."""
+    learn = learner(Tiny(1.5), bright, **settings)
+    learn.fit(1, 0.1)
+    assert set(learn.records[0]) - set(learn.recipe.task.scores()) <= set(FIELDS)

@@ -26,15 +26,15 @@ MORE = ("top_5", "precision", "recall", "balanced_accuracy", "f1")
 TOP_LOSSES = 9
 CONFUSED_SHOWN = 10
 # Settings of the data that may differ from the run's settings without naming another set.
-OF_READING = ("on_bad", "batch_size", "range", "max_pixels")
+OF_READING = ("on_bad", "batch_size", "range", "max_pixels", "tfds_dir")
 
 
 class EvaluateOptions(RunOptions):
     """Say how good a trained classifier is, and where it is wrong.
 
     The pictures that the run recorded as its validation set are scored; --data.path says where they
-    are now. If it names a set that holds fewer than half of them, every picture of that set is
-    scored instead.
+    are now. If names and sizes do not prove that the set it names holds half of them, every
+    picture of that set is scored instead.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory")
@@ -170,9 +170,11 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     """
     from jaxch5.config.building import load_source, split_of
     from jaxch5.data.pictures import find, pictures_of, read_pictures
+    from jaxch5.data.recognition import recognize
     from jaxch5.data.scoring import holds_own, score_all, score_drawn_again, score_validated
     from jaxch5.data.source import leave_out
     from jaxch5.run.directory import RunDir, read_skipped
+    from jaxch5.run.pictures import home_of
 
     run, source = RunDir(options.run), load_source(config.data)
     pictures, data = read_pictures(run.pictures_file), config.data
@@ -189,7 +191,10 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
         if skipped := read_skipped(run):
             source = leave_out(source, skipped)
         return source, score_drawn_again(split_of(data, source)(source)[1])
-    found = find(pictures, pictures_of(source))
+    now = pictures_of(source)
+    found = find(pictures, now)
+    if elsewhere:
+        found = recognize(pictures, now, source.file, home_of(recorded.data))
     which = options.pictures
     if which is None:
         which = "validated" if not elsewhere or holds_own(pictures, found) else "all"

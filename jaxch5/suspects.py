@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Printed if the network that computes the features was trained on labels that are judged.
 KNOWS = (
-    "{} was trained on labels that it now judges, and may have memorized wrong ones; --by "
+    "{} trained on labels that it now judges, and may have memorized wrong ones; --by "
     "training, or --model.weights trained on other pictures, avoids that"
 )
 # Maximum number of class pairs that are printed.
@@ -268,17 +268,19 @@ def features_of(
     """
     from jaxch5.configured import data_without, learner_of
     from jaxch5.results.predictor import load_learner
-    from jaxch5.run.pictures import known_by
+    from jaxch5.run.pictures import trained_before
 
     if config.model.weights == "none":
         assert options.run
-        say(KNOWS.format(options.run))
+        say(KNOWS.format(f"{options.run} was"))
         predictor = load_learner(options.run, options.architecture(), options.task())
     else:
         data = data_without(config, source, folds == 0)
         learn = learner_of(data, config, say)
-        if known_by(learn.pretrained, data):
-            say(KNOWS.format(config.model.weights))
+        sure, possible = trained_before(learn.pretrained, data)
+        if sure or possible:
+            maybe = "was" if sure else "may have been"
+            say(KNOWS.format(f"{config.model.weights} {maybe}"))
         predictor = learn.predictor()
     try:
         return predictor.features_of(source, np.arange(len(source)))

@@ -13,10 +13,14 @@ from jaxch5.config.building import load_data
 from jaxch5.config.settings import Config, from_toml
 from jaxch5.config.toml import flat
 from jaxch5.config.uses import USES
+from jaxch5.data.packing import pack
+from jaxch5.data.sources.folder import from_folder
 from jaxch5.data.sources.table import from_csv
 from jaxch5.errors import DataError
-from jaxch5.evaluate import EvaluateOptions, evaluate
+from jaxch5.evaluate import EvaluateOptions, chosen, evaluate
 from jaxch5.results.predictor import load_learner
+from jaxch5.run.directory import create_run
+from jaxch5.run.pictures import record_pictures
 
 
 def evaluated(capsys, *argv):
@@ -85,6 +89,7 @@ def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
         "validated": 0,
         "trained": 0,
         "changed": 40,
+        "unproven": 0,
         "new": 0,
     }
     names = sorted(str(file) for file in (other / "red").glob("*.jpg"))
@@ -97,6 +102,41 @@ def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
     assert status == 2
     assert "class green is not one of the run's classes (blue, red)" in err
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("form", ["folder", "packed"])
+def test_another_set_with_the_names_of_the_runs_files_is_not_the_runs(form, tmp_path):
+    """All pictures of another set are scored if names and equal sizes alone resemble the run's.
+
+    The set where the run's pictures are is the run's own, even under another name.
+    """
+    rng, places = np.random.default_rng(0), []
+    for name in ("one", "other"):
+        for label in ("a", "b"):
+            (tmp_path / name / label).mkdir(parents=True)
+            for number in range(10):
+                pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / label / f"{number}.bmp")
+        places.append(tmp_path / name)
+        if form == "packed":
+            places[-1] = tmp_path / f"{name} packed"
+            pack(from_folder(tmp_path / name), places[-1], 8)
+    data = {"path": places[0], "size": 8, "presize": 8, "batch_size": 4}
+    config = Config.model_validate({"data": data})
+    run = create_run(config, tmp_path / "run")
+    record_pictures(run, load_data(config))
+
+    def scored(**changes):
+        settings = config.model_copy(update={"data": changes})
+        return chosen(EvaluateOptions(run=run.path), settings, config)[1]
+
+    assert scored().line == "4 pictures that the run validated on"
+    other = scored(path=places[1])
+    assert other.part == "all"
+    assert other.counts["unproven"] == len(other.items) == 20
+    if form == "folder":
+        (tmp_path / "link").symlink_to(places[0])
+        assert scored(path=tmp_path / "link").line == "4 pictures that the run validated on"
 
 
 @pytest.fixture

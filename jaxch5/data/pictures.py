@@ -79,17 +79,20 @@ class Found(NamedTuple):
         relabelled: For each picture of the run, whether the picture with the same name among the
             others has a different class.
         known: For each of the others, its index among the run's pictures; -1 if the run lacks it.
+        unproven: For each picture of the run, whether the one with the same name among the others
+            may be another picture, since nothing else tells that it is the same.
     """
 
     places: Int[np.ndarray, "pictures"]
     changed: Bool[np.ndarray, "pictures"]
     relabelled: Bool[np.ndarray, "pictures"]
     known: Int[np.ndarray, "others"]
+    unproven: Bool[np.ndarray, "pictures"]
 
     @property
     def same(self) -> Bool[np.ndarray, "pictures"]:
-        """Tells for each of the run's pictures whether it is among the others and not `changed`."""
-        return (self.places >= 0) & ~self.changed
+        """Tells for each of the run's pictures whether it is surely among the others, unchanged."""
+        return (self.places >= 0) & ~self.changed & ~self.unproven
 
 
 def pictures_of(
@@ -119,7 +122,7 @@ def pictures_of(
 
 
 def find(pictures: Pictures, others: Pictures) -> Found:
-    """Looks up a run's pictures among other pictures by their names.
+    """Looks up a run's pictures in the run's own set by their names; elsewhere, see `recognize`.
 
     Names are compared in composed form, since file systems differ in how they store an umlaut.
     Pictures that have the same name are matched in the order in which they are listed.
@@ -131,8 +134,8 @@ def find(pictures: Pictures, others: Pictures) -> Found:
         >>> found.places.tolist(), found.known.tolist()
         ([0, 2], [0, -1, 1])
     """
-    there = {name: place for place, name in enumerate(_names(others.references))}
-    places = np.array([there.get(name, -1) for name in _names(pictures.references)], int)
+    there = {name: place for place, name in enumerate(distinct(others.references))}
+    places = np.array([there.get(name, -1) for name in distinct(pictures.references)], int)
     found = np.flatnonzero(places >= 0)
     at = places[found]
     known = np.full(len(others), -1)
@@ -143,21 +146,41 @@ def find(pictures: Pictures, others: Pictures) -> Found:
     changed[found] = (mine != theirs) & (mine != UNKNOWN) & (theirs != UNKNOWN)
     classes = _places(others.classes, pictures.classes)
     relabelled[found] = classes[others.labels[at]] != pictures.labels[found]
-    return Found(places, changed, relabelled, known)
+    return Found(places, changed, relabelled, known, np.zeros(len(pictures), bool))
 
 
-def trained_on(pictures: Pictures, earlier: Pictures) -> int:
-    """Returns how many of a run's validation pictures were training pictures of an earlier run.
+def distinct(references: Iterable[str]) -> Iterator[Hashable]:
+    """Yields composed names, made unique by a count of earlier uses if a name occurs repeatedly."""
+    before: Counter[str] = Counter()
+    for reference in references:
+        name = composed(reference)
+        yield (name, before[name]) if name in before else name
+        before[name] += 1
+
+
+def trained_on(pictures: Pictures, earlier: Pictures, found: Found) -> tuple[int, int]:
+    """Returns how many validation pictures an earlier run was trained on, or may have been.
+
+    Args:
+        pictures: Pictures of a run.
+        earlier: Pictures of an earlier run.
+        found: Where the earlier run's pictures are among those of the run.
+
+    Returns:
+        The number of validation pictures that were training pictures of the earlier run, and the
+        number of others that have the name of one, which does not prove that they were.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
         >>> source = from_arrays(np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1]), ["a", "b"])
         >>> earlier = pictures_of(source, np.array([0, 1]), np.array([2]))
-        >>> trained_on(pictures_of(source, np.array([1, 2]), np.array([0])), earlier)
-        1
+        >>> pictures = pictures_of(source, np.array([1, 2]), np.array([0]))
+        >>> trained_on(pictures, earlier, find(earlier, pictures))
+        (1, 0)
     """
-    found = find(earlier, pictures)
-    return int(pictures.held_out[found.places[found.same & ~earlier.held_out]].sum())
+    places = (found.places[one & ~earlier.held_out] for one in (found.same, found.unproven))
+    sure, possible = (int(pictures.held_out[some].sum()) for some in places)
+    return sure, possible
 
 
 def merged(before: Pictures, now: Pictures) -> Pictures:
@@ -299,15 +322,6 @@ def read_pictures(path: Path) -> Pictures | None:
             f"{path}: is damaged ({error}); put back a copy, or remove it, so that the split is "
             "drawn again"
         ) from None
-
-
-def _names(references: Iterable[str]) -> Iterator[Hashable]:
-    """Yields composed names, made unique by a count of earlier uses if a name occurs repeatedly."""
-    before: Counter[str] = Counter()
-    for reference in references:
-        name = composed(reference)
-        yield (name, before[name]) if name in before else name
-        before[name] += 1
 
 
 def _places(names: Sequence[str], classes: Sequence[str]) -> Int[np.ndarray, "names"]:

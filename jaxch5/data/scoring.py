@@ -38,7 +38,7 @@ def holds_own(pictures: Pictures, found: Found) -> bool:
     """Checks whether another set holds at least half of the pictures that a run was validated on.
 
     The run's own set passes even if it has been moved; different files with the same names do not
-    count.
+    count, nor do those that nothing but a name makes the same.
     """
     return bool(found.same[pictures.held_out].sum() >= OWN_SHARE * pictures.held_out.sum())
 
@@ -59,7 +59,8 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
         DataError: None of the validation pictures is in the source unchanged.
     """
     held_out, there = pictures.held_out, found.places >= 0
-    scored = held_out & found.same
+    # If the caller says that this is the run's set, names are believed, and the line says so.
+    scored = held_out & there & ~found.changed
     counts = {
         "validated": int(held_out.sum()),
         "missing": int((held_out & ~there).sum()),
@@ -84,10 +85,11 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
     count, of = int(scored.sum()), ""
     if left_out:
         count, of = counts["validated"], f"{count:,} of the "
+    by_name = " (recognized by name alone)" if (scored & found.unproven).any() else ""
     its_class = "scored against that class"
     scores_it = "left out (--pictures all scores every picture)"
     notes = [
-        f"{of}{counted(count, 'picture')} that the run validated on",
+        f"{of}{counted(count, 'picture')} that the run validated on{by_name}",
         *left_out,
         *_listed(
             (
@@ -126,6 +128,7 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
         "validated": int((known & held_out).sum()),
         "trained": int((known & ~held_out).sum()),
         "changed": int(found.changed.sum()),
+        "unproven": int(found.unproven.sum()),
         "new": int((found.known < 0).sum()),
     }
     notes = _listed(
@@ -136,7 +139,16 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
             "different file with the name of one of the run's pictures",
             "different files with the names of some of the run's pictures",
         ),
-        (counts["new"], "new to the run"),
+        (
+            counts["unproven"],
+            "has the name of one of the run's pictures, and may be that picture or another",
+            "have the names of some of the run's pictures, and may be those pictures or others",
+        ),
+        (
+            counts["new"],
+            "under a name that the run does not know",
+            "under names that the run does not know",
+        ),
     )
     return Scored(ALL, np.arange(count), counts, f"{line}: {', '.join(notes)}")
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from jaxch5.config.settings import DataConfig, from_toml
 from jaxch5.data.block import Data
 from jaxch5.data.pictures import (
     Pictures,
@@ -20,7 +21,9 @@ from jaxch5.data.pictures import (
     trained_on,
     write_pictures,
 )
+from jaxch5.data.recognition import recognize
 from jaxch5.data.source import Source
+from jaxch5.data.sources.table import is_table
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.models.pretrained import Pretrained
@@ -66,14 +69,59 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
     Raises:
         CheckpointError: The weights come from a run whose record of pictures is damaged.
     """
-    earlier = read_pictures(RunDir(Path(pretrained.origin)).pictures_file) if pretrained else None
-    count = trained_on(data.pictures, earlier) if earlier else 0
-    if not pretrained or not count:
+    sure, possible = trained_before(pretrained, data)
+    if not pretrained or not (sure or possible):
         return None
+    held_out = counted(len(data.valid.items), "validation picture")
+    if not sure:
+        return (
+            f"{pretrained.origin} was trained on pictures with the names of {possible:,} of the "
+            f"{held_out}: if they are the same pictures, the accuracy will be too high"
+        )
     return (
-        f"{pretrained.origin} was trained on {count:,} of the "
-        f"{counted(len(data.valid.items), 'validation picture')}: the accuracy will be too high"
+        f"{pretrained.origin} was trained on {sure:,} of the {held_out}: the accuracy will be too "
+        "high"
     )
+
+
+def trained_before(pretrained: Pretrained | None, data: Data) -> tuple[int, int]:
+    """Returns how many validation pictures weights were trained on, or may have been.
+
+    Args:
+        pretrained: Weights to begin from; only those of a run come with a record of pictures.
+        data: Data with the validation pictures.
+
+    Returns:
+        The two numbers that `trained_on` returns.
+
+    Raises:
+        CheckpointError: The weights come from a run whose record of pictures is damaged.
+        ConfigError: They come from a run whose configuration is not valid.
+    """
+    run = RunDir(Path(pretrained.origin)) if pretrained else None
+    earlier = read_pictures(run.pictures_file) if run else None
+    if run is None or earlier is None:
+        return 0, 0
+    # A run made by a script of one's own may have a record, but no configuration.
+    recorded = run.config_file.is_file()
+    home = home_of(from_toml(run.config_file, recorded=True).data) if recorded else None
+    items, file = np.union1d(data.train.items, data.valid.items), data.source.file
+    of_item = (lambda number: file(int(items[number]))) if file else None
+    return trained_on(data.pictures, earlier, recognize(earlier, data.pictures, of_item, home))
+
+
+def home_of(settings: DataConfig) -> Path | None:
+    """Returns the folder that the pictures' names are relative to; None if they are not files.
+
+    Args:
+        settings: Settings of the run that recorded the names.
+    """
+    path = settings.path
+    if not isinstance(path, Path):
+        return None
+    if is_table(path):
+        return settings.root or path.parent
+    return path if path.is_dir() else None
 
 
 def going_on(

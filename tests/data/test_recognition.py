@@ -1,0 +1,121 @@
+"""Pictures of another set are called a run's own only if more than their names tells so."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxch5.data.pictures import pictures_of
+from jaxch5.data.recognition import recognize
+from jaxch5.data.scoring import holds_own, score_all, score_validated
+from jaxch5.data.source import take
+from jaxch5.data.sources.folder import from_folder
+from jaxch5.data.sources.table import from_csv
+from jaxch5.data.split import random_split
+
+
+def make(root, suffix="bmp", seed=0):
+    """Makes two class folders of ten pictures of noise, whose BMP files are all of one size."""
+    rng = np.random.default_rng(seed)
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            # Noise after a flat half of random height gives compressed files of many sizes.
+            pixels[: rng.integers(0, 8)] = 0
+            Image.fromarray(pixels).save(root / name / f"{number}.{suffix}")
+    return root
+
+
+def trained(root):
+    source = from_folder(root)
+    return pictures_of(source, *random_split(0.4)(source))
+
+
+def line(pictures, source, home):
+    found = recognize(pictures, pictures_of(source), source.file, home)
+    return score_all(len(source), pictures, found, "SET").line.removeprefix("all 20 pictures of ")
+
+
+def test_equal_names_and_sizes_of_other_pictures_prove_nothing(tmp_path):
+    one, other = make(tmp_path / "one"), make(tmp_path / "other", seed=1)
+    pictures, source = trained(one), from_folder(other)
+    found = recognize(pictures, pictures_of(source), source.file, one)
+    assert not holds_own(pictures, found)
+    scored = score_all(20, pictures, found, "SET")
+    counts = {"validated": 0, "trained": 0, "changed": 0, "unproven": 20, "new": 0}
+    assert scored.counts == counts
+    assert "20 have the names of some of the run's pictures, and may be those" in scored.line
+    # If the user insists, the names are believed, and the line says that nothing else is known.
+    insisted = score_validated(pictures, found, "SET").line
+    assert insisted == "8 pictures that the run validated on (recognized by name alone)"
+
+
+@pytest.mark.parametrize("side", ["run", "set"])
+def test_sizes_that_are_not_known_prove_nothing(side, tmp_path):
+    """A packed set has no files; either the run's pictures or those to be scored are packed."""
+    root = make(tmp_path / "one", "png")
+    pictures, others = trained(root), pictures_of(from_folder(root))
+    (pictures if side == "run" else others).sizes[:] = -1
+    assert recognize(pictures, others).unproven.all()
+
+
+def test_names_and_sizes_prove_it_where_sizes_vary(tmp_path):
+    one = make(tmp_path / "one", "png")
+    pictures = trained(one)
+    moved = from_folder(shutil.copytree(one, tmp_path / "moved"))
+    found = recognize(pictures, pictures_of(moved), moved.file, one)
+    assert holds_own(pictures, found)
+    assert not found.unproven.any()
+    other = from_folder(make(tmp_path / "other", "png", seed=1))
+    # A few files have equal sizes by coincidence, which makes them none of the run's.
+    for number in range(3):
+        (tmp_path / "other" / "a" / f"{number}.png").write_bytes(bytes(pictures.sizes[number]))
+    found = recognize(pictures, pictures_of(other), other.file, one)
+    assert 3 <= found.unproven.sum() < 10
+    assert not found.same.any()
+
+
+def table(file, names):
+    file.parent.mkdir(exist_ok=True)
+    rows = [f"{name},{os.path.basename(os.path.dirname(name))}\n" for name in names]
+    file.write_text("".join(["image,label\n", *rows]))
+    return from_csv(file)
+
+
+@pytest.mark.parametrize("form", ["absolute", "relative", "linked"])
+def test_files_of_the_run_are_recognized_under_any_name(form, tmp_path):
+    """A table elsewhere that lists the run's own files holds the run's own pictures."""
+    root = make(tmp_path / "set")
+    pictures = trained(root)
+    names = list(from_folder(root).references)
+    (tmp_path / "link").symlink_to(root)
+    base = {"absolute": root, "relative": "../set", "linked": "../link"}[form]
+    source = table(tmp_path / "cleaned" / "labels.csv", [f"{base}/{name}" for name in names])
+    found = recognize(pictures, pictures_of(source), source.file, root)
+    assert holds_own(pictures, found)
+    assert line(pictures, source, root) == (
+        "SET: 8 validated by the run, 12 seen in training, which makes the scores too good"
+    )
+    # If it is not known where the run's pictures are, nothing is called new all the same.
+    assert line(pictures, source, None) == "SET: 20 under names that the run does not know"
+
+
+def test_a_file_of_the_run_goes_before_another_of_its_name(tmp_path):
+    """A table beside another set's files lists one of these, and the run's file of its name."""
+    one, other = make(tmp_path / "one"), make(tmp_path / "other", seed=1)
+    source = table(other / "all.csv", ["a/0.bmp", "../one/a/0.bmp", "../one/b/0.bmp"])
+    pictures = trained(one)
+    found = recognize(pictures, pictures_of(source), source.file, one)
+    assert found.known.tolist()[0] == -1
+    assert [pictures.references[place] for place in found.known[1:]] == ["a/0.bmp", "b/0.bmp"]
+    assert found.same.sum() == 2
+
+
+def test_a_row_that_repeats_a_picture_is_matched_once(tmp_path):
+    root = make(tmp_path / "set")
+    source = take(from_folder(root), [0, 10, 0])
+    found = recognize(pictures_of(source), pictures_of(source), source.file, root)
+    assert found.places.tolist() == [0, 1, 2]

@@ -24,6 +24,7 @@ from jaxch5.metrics import (
     metric_of,
 )
 from jaxch5.util.imports import load_object
+from jaxch5.util.text import name_of
 
 # The smallest normal float32. As a probability it has a loss of 87; smaller ones underflow to zero.
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -134,13 +135,21 @@ class Task:
             more: Other metrics, as in `metrics`; a metric that the task already has is skipped.
 
         Raises:
-            ConfigError: There is no such metric, two have the same name, or one has the name of
-                another field of the records.
+            ConfigError: There is no such metric, two have the same name, one has the name of
+                another field of the records, or `more` is one metric instead of several.
 
         Example:
             >>> list(single_label().scores(["accuracy", "top_5"]))
             ['accuracy', 'error_rate', 'top_5']
         """
+        for given in (self.metrics, more):
+            # A name alone would be taken for its letters.
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                shown = name_of(given) if callable(given) else given
+                raise ConfigError(
+                    f"fit.metrics = {shown}: should be several metrics, or one in a tuple, as in "
+                    'metrics=("f1",)'
+                )
         found: dict[str, Metric] = {}
         for metric in (*self.metrics, *(one for one in more if one not in self.metrics)):
             name, function = metric_of(metric, self.threshold)

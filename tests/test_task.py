@@ -142,6 +142,14 @@ def test_scores_are_the_tasks_and_others_each_once():
         SOFTMAX.scores([doubled, lambda *_: 0.0, doubled])
 
 
+@pytest.mark.parametrize(("given", "shown"), [("f1", "f1"), (doubled, "doubled"), (None, "None")])
+def test_one_metric_is_not_taken_for_several(given, shown):
+    """A string is iterable, but its letters are no metrics."""
+    for refused in (SOFTMAX.scores, lambda more: dataclasses.replace(SOFTMAX, metrics=more)):
+        with pytest.raises(ConfigError, match=f"fit.metrics = {shown}: should be several metrics"):
+            refused(given)
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_metric_does_not_replace_what_else_an_epoch_records(name):
     def metric(probabilities, labels):

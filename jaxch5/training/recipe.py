@@ -28,6 +28,12 @@ from jaxch5.task import SOFTMAX, Task
 
 # What batch norms take their statistics from: see `Recipe.bn`.
 NORMS = ("global", "local")
+# What Python takes where the command line takes a name.
+OBJECTS = {
+    "loss": "a function, as in loss=jx.focal_loss",
+    "mix": "a function, as in mix=jx.mixup",
+    "task": "a Task, as in task=jx.one_vs_rest()",
+}
 ClassWeights = str | Path | Mapping[str, float] | Sequence[float]
 Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 
@@ -190,7 +196,8 @@ class Recipe:
             overrides: Values of fields, keyed by name.
 
         Raises:
-            ConfigError: There is no such field, or the recipe does not accept a value.
+            ConfigError: There is no such field, the recipe does not accept a value, or a loss,
+                mix or task is a name, which only the command line takes.
 
         Example:
             >>> Recipe().replaced(wdd=0.1)
@@ -203,6 +210,10 @@ class Recipe:
             close = difflib.get_close_matches(name, [*names, *also], n=1)
             hint = f"did you mean {close[0]}?" if close else "see Recipe"
             raise ConfigError(f"{name}: there is no such argument; {hint}")
+        for name in changes.keys() & OBJECTS.keys():
+            if isinstance(changes[name], str):
+                line = f"{name} = {changes[name]}: in Python this should be {OBJECTS[name]}"
+                raise ConfigError(line)
         return replace(self, **changes)
 
     def make_optimizer(
@@ -273,10 +284,12 @@ def weights_of_classes(
         if unknown := [name for name in given if name not in classes]:
             raise ConfigError(f"{where}: there is no class {', '.join(unknown)}")
         given = [given[name] for name in classes]
-    if len(given) != len(classes) or not all(
-        isinstance(weight, Real) and 0 < weight < np.inf for weight in given
+    # The numbers of a JAX array are arrays, but become Python's here.
+    numbers: list[float] = np.atleast_1d(np.asarray(given, object)).tolist()
+    if len(numbers) != len(classes) or not all(
+        isinstance(weight, Real) and 0 < weight < np.inf for weight in numbers
     ):
         raise ConfigError(
-            f"{where}: {list(given)} should be {len(classes)} numbers above 0, one for each class"
+            f"{where}: {numbers} should be {len(classes)} numbers above 0, one for each class"
         )
-    return tuple(map(float, given))
+    return tuple(map(float, numbers))

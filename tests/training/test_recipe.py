@@ -21,7 +21,7 @@ from jaxch5.models.spec import IMAGENET
 from jaxch5.optim.groups import frozen_paths
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.training.freezing import Frozen, layer_groups, summarize_model
-from jaxch5.training.recipe import Recipe
+from jaxch5.training.recipe import Recipe, weights_of_classes
 from jaxch5.training.state import init_state, with_fresh_optimizer
 
 RESNET = ResNet("resnet18", 2, "concat_pool")
@@ -225,3 +225,30 @@ def test_the_summary_counts_what_trains():
     lines = list(summarize_model(shapes["params"], groups, frozen.paths))
     assert [line.split()[-1] for line in lines[1:]] == ["0", "0", "528,384", "528,384"]
     assert lines[-1].split()[1] == "11,704,896"
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ({"loss": "focal"}, "loss = focal: in Python this should be a function, as in loss=jx."),
+        ({"mix": "mixup"}, "mix = mixup: in Python this should be a function, as in mix=jx.mixup"),
+        (
+            {"task": "sigmoid"},
+            "task = sigmoid: in Python this should be a Task, as in task=jx.one_",
+        ),
+    ],
+)
+def test_a_name_of_the_command_line_is_refused_at_once(value, line):
+    with pytest.raises(ConfigError, match=line):
+        Recipe().replaced(**value)
+
+
+@pytest.mark.parametrize("array", [np.array, jnp.array, np.float32, list, tuple])
+def test_class_weights_are_numbers_of_any_library(array):
+    assert weights_of_classes(array([1, 2.5]), np.array([0, 1]), "ab") == (1.0, 2.5)
+
+
+@pytest.mark.parametrize("given", [2.0, jnp.ones(1), jnp.array([1, -1]), ["1", "2"]])
+def test_class_weights_that_do_not_fit_are_refused(given):
+    with pytest.raises(ConfigError, match="should be 2 numbers above 0, one for each class"):
+        weights_of_classes(given, np.array([0, 1]), "ab")

@@ -71,9 +71,9 @@ class SuspectsOptions(RunOptions):
 def suspects(options: SuspectsOptions) -> dict[str, Any]:
     """Prints, writes and returns the labels that look wrong, largest doubt first."""
     from jaxch5.configured import judge_by_training
+    from jaxch5.data.parts import TRAIN, VALID
     from jaxch5.data.pictures import pictures_of, write_pictures
     from jaxch5.data.source import take, without_bad
-    from jaxch5.data.split import TRAIN, VALID
     from jaxch5.data.verify import find_problems
     from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
     from jaxch5.results.suspects import described, named

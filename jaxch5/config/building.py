@@ -11,9 +11,9 @@ from jaxch5.config.applies import Pictures
 from jaxch5.config.settings import AugmentConfig, Config, DataConfig, check_applies
 from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.decode import Reading
+from jaxch5.data.parts import find_column, own_column, unused_columns
 from jaxch5.data.sampler import SAMPLERS, Sampler
 from jaxch5.data.source import (
-    FOLDER,
     IS_VALID,
     Source,
     check_several,
@@ -23,16 +23,7 @@ from jaxch5.data.source import (
 )
 from jaxch5.data.sources.folder import from_folder, from_regex
 from jaxch5.data.sources.table import from_csv, is_table
-from jaxch5.data.split import (
-    Split,
-    column_split,
-    divide,
-    find_column,
-    folder_split,
-    names_parts,
-    own_column,
-    random_split,
-)
+from jaxch5.data.split import Split, column_split, divide, folder_split, random_split
 from jaxch5.data.verify import check_heads, readable
 from jaxch5.errors import ConfigError
 from jaxch5.util.address import Address
@@ -145,9 +136,9 @@ def facts_of(settings: DataConfig, source: Source) -> Pictures:
         kind = "packed"
     else:
         kind = "table" if is_table(Path(settings.path)) else "folder"
-    column = None if FOLDER in source.columns else column_of(settings, source)
+    column = column_of(settings, source)
     own = "" if column is None else f"their column {column}"
-    if FOLDER in source.columns:
+    if source.in_parts:
         own = "their folders" if kind == "folder" else "their own parts"
     return Pictures(
         kind,
@@ -174,7 +165,7 @@ def own_split_of(settings: DataConfig, source: Source) -> Split | None:
     """Returns the source's own split; None if it has none or is to be split at random."""
     if settings.split == "random":
         return None
-    if FOLDER in source.columns:
+    if source.in_parts:
         return folder_split()
     column = column_of(settings, source)
     if column is None and settings.split == "auto":
@@ -187,7 +178,7 @@ def column_of(settings: DataConfig, source: Source) -> str | None:
 
     It is the column that the settings name or, if they name none, the source's own.
     """
-    if FOLDER in source.columns:
+    if source.in_parts or settings.split == "random":
         return None
     return find_column(source, settings.split_column) or (
         own_column(source) if settings.split_column == IS_VALID else None
@@ -221,14 +212,14 @@ def policy_of(settings: AugmentConfig) -> Policy:
 
 
 def _remarks_on_split(settings: DataConfig, source: Source) -> list[str]:
-    column = None if settings.split == "random" else column_of(settings, source)
-    if column is None:
+    if source.in_parts or settings.split == "random":
         return []
-    others = [
-        name for name, values in source.columns.items() if name != column and names_parts(values)
+    column = column_of(settings, source)
+    known = column in (None, settings.split_column)
+    guessed = [] if known else [f"split by its column {column}"]
+    return guessed + [
+        f"its column {name} is not used for the split" for name in unused_columns(source, column)
     ]
-    guessed = [f"split by its column {column}"] if column != settings.split_column else []
-    return guessed + [f"its column {name} is not used for the split" for name in others]
 
 
 def load_data(config: Config, source: Source | None = None, split: Split | None = None) -> Data:

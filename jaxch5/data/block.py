@@ -196,7 +196,8 @@ class DataBlock(NamesFastai):
     Args:
         source: Labelled pictures, such as `from_folder` returns.
         split: Function that holds out pictures for validation, such as one that `random_split`
-            returns.
+            returns. Your own function `(source) -> (train, valid)` returns each part as numbers of
+            items, or as a mask.
         presize: Length in pixels to which the CPU resizes every picture: with method "crop", its
             short side gets this length, with "pad" its long side, and with "squish" both sides.
         size: Side, or height and width, of the network's input, in pixels. The device brings
@@ -260,8 +261,9 @@ class DataBlock(NamesFastai):
             seed: Seed of the shuffling.
 
         Raises:
-            DataError: There is only one class; the split leaves a part empty or a class without
-                training pictures, or puts a picture into both parts; a batch is larger than the
+            DataError: There is only one class; the split does not return two parts, leaves a part
+                empty or a class without training pictures, or puts a picture into a part twice or
+                into both parts; a batch is larger than the
                 training set; or a picture cannot be read while all pictures are presized.
             ConfigError: The pictures were packed with a short side of fewer than `presize` pixels,
                 or were cropped although `method` does not allow that; `cache` is not one of the

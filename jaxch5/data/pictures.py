@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxch5.data.parallel import in_order
+from jaxch5.data.parts import TRAIN, VALID
 from jaxch5.data.source import Source, take
-from jaxch5.data.split import TRAIN, VALID
 from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.util.files import to_json, write_file
 from jaxch5.util.text import composed

@@ -53,6 +53,8 @@ class Source:
         cut: Whether the ends of long pictures, which no crop reaches, were also cut off beforehand.
         sharded: Whether the items are stored in a few large files, in the order of their numbers,
             so each of several processes should keep to a range of numbers.
+        in_parts: Whether the items are split already: their column `folder` names the parts, and
+            is not just a column of this name in a table.
         passed_over: Files below the source's folder that are not items, grouped by reason; a folder
             that was not looked into is a single entry, which ends with a slash.
         notes: Phrases for the line that describes the data: what was guessed about the pictures,
@@ -74,6 +76,7 @@ class Source:
     presized: int | None = None
     cut: bool = False
     sharded: bool = False
+    in_parts: bool = False
     passed_over: PassedOver = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reading: Reading = AS_FILES_SAY

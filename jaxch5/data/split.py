@@ -7,54 +7,17 @@ pictures, are not used.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jaxch5.data.parts import PART_NAMES, TEST, TRAIN, VALID, own_column, part_of, parts_in
 from jaxch5.data.source import FOLDER, IS_VALID, Source, check_several
 from jaxch5.errors import DataError
-from jaxch5.util.text import composed, counted, folded, shown_as_call
-
-TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
-
-# The usual names of a set's parts, for folders and for words in a table.
-TRAIN, VALID, TEST = "train", "valid", "test"
-PART_NAMES = {
-    TRAIN: ("train", "training", "trn"),
-    VALID: (
-        "valid",
-        "val",
-        "validation",
-        "validate",
-        "dev",
-        "devel",
-        "development",
-        "eval",
-        "evaluation",
-    ),
-    TEST: ("test", "testing", "tst", "holdout"),
-}
+from jaxch5.util.text import composed, counted, shown_as_call
 
 Split = Callable[[Source], tuple[Int[np.ndarray, "train"], Int[np.ndarray, "valid"]]]
-
-
-def part_of(name: str) -> str | None:
-    """Returns the part of a set that a name stands for: train, valid, test, or None for no part.
-
-    Case does not matter, and neither do common additions, such as "set", "images" or a year.
-
-    Args:
-        name: The name of a folder, or a word in a table.
-
-    Example:
-        >>> part_of("Training_Set"), part_of("val2017"), part_of("test images"), part_of("trains")
-        ('train', 'valid', 'test', None)
-    """
-    word = re.sub(r"[\s_.-]+|(19|20)\d\d$", "", name.casefold())
-    word = re.sub(r"(sets?|data|split|images?|imgs?)$", "", word) or word
-    return next((part for part, names in PART_NAMES.items() if word in names), None)
 
 
 @shown_as_call
@@ -154,7 +117,7 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         folders = list(map(str, _column(source, FOLDER)))
         if train is None and names is None and IS_VALID in source.columns:
-            return _parts(np.array(source.columns[IS_VALID], bool), "folder_split")
+            return column_split(IS_VALID)(source)
         parts = {folder: part(folder) for folder in set(folders)}
         unknown = sorted(folder for folder, known in parts.items() if known is None)
         if unknown:
@@ -194,66 +157,12 @@ def column_split(column: str = IS_VALID) -> Split:
     """
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        parts = np.array(_parts_in(_column(source, column), column))
+        parts = np.array(parts_in(_column(source, column), column))
         # As with folders, items for testing are held out if no item is for validation.
         valid = parts == (VALID if VALID in parts else TEST)
         return _checked(np.flatnonzero(parts == TRAIN), np.flatnonzero(valid), f"column {column}")
 
     return split
-
-
-def _parts_in(values: Sequence[str | bool], column: str) -> list[str]:
-    """Returns the part that each value of a column names; true means validation, false training."""
-    words = [str(value).strip().casefold() for value in values]
-    known = {word: part for word in set(words) if (part := _part(word))}
-    if unknown := [word for word in dict.fromkeys(words) if word not in known]:
-        raise DataError(
-            f"column {column}: {unknown[0]} is neither true ({', '.join(TRUE)}) nor false "
-            f"({', '.join(filter(None, FALSE))}, or empty), nor train, valid or test"
-        )
-    if "" in known and any(map(part_of, known)):
-        raise DataError(
-            f"column {column}: is empty in one row and names a part in another; fill it everywhere"
-        )
-    return [known[word] for word in words]
-
-
-def _part(word: str) -> str | None:
-    return VALID if word in TRUE else TRAIN if word in FALSE else part_of(word)
-
-
-def find_column(source: Source, column: str) -> str | None:
-    """Returns the column with this name, ignoring case and outer spaces; None if there is none."""
-    close = [name for name in source.columns if folded(name.strip()) == folded(column.strip())]
-    return column if column in close else next(iter(close), None)
-
-
-def own_column(source: Source) -> str | None:
-    """Finds the column that splits a source: `is_valid`, else the one that names parts, else None.
-
-    Raises:
-        DataError: There is no column `is_valid`, and several columns name parts.
-
-    Example:
-        >>> from dataclasses import replace
-        >>> from jaxch5.data.source import digits
-        >>> parts = ["train", "valid", "test"] * 599
-        >>> own_column(replace(digits(), columns={"Subset": parts, "by": ["me"] * 1797}))
-        'Subset'
-    """
-    if (column := find_column(source, IS_VALID)) is not None:
-        return column
-    found = [name for name, values in source.columns.items() if names_parts(values)]
-    if len(found) > 1:
-        known = " and ".join(found)
-        raise DataError(f"columns {known} name parts; say which one with --data.split-column")
-    return found[0] if found else None
-
-
-def names_parts(values: Sequence[str | bool]) -> bool:
-    """Checks whether every value names a part, and both train and another part are named."""
-    parts = {part_of(str(word)) for word in set(values)}
-    return TRAIN in parts and len(parts) > 1 and None not in parts
 
 
 @shown_as_call
@@ -274,7 +183,7 @@ def given_split() -> Split:
     """
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        if FOLDER in source.columns:
+        if source.in_parts:
             return folder_split()(source)
         return column_split(own_column(source) or IS_VALID)(source)
 
@@ -295,15 +204,25 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Splits a source into items for training and for validation, and checks that both can be used.
 
     Raises:
-        DataError: The split fails, an item's name is in both parts, a class has no picture for
-            training, or there is only one class.
+        DataError: The split fails, or does not return two arrays of item numbers or masks; a part
+            is empty, or has an item twice; an item, or its name, is in both parts; a class has no
+            picture for training; or there is only one class.
     """
     check_several(source)
-    train, valid = split(source)
+    parts = split(source)
+    if not isinstance(parts, tuple | list) or len(parts) != 2:
+        raise DataError(
+            f"split: should return two arrays, of items for training and for validation, not "
+            f"{counted(len(parts), 'part') if isinstance(parts, tuple | list) else repr(parts)}"
+        )
+    train = _items(parts[0], "for training", len(source))
+    valid = _items(parts[1], "for validation", len(source))
+    _checked(train, valid, "split")
     names = source.references
-    # A folder is part of its items' names (references), so two parts cannot share a name.
-    apart = FOLDER in source.columns
-    shared = set() if apart else {names[item] for item in train} & {names[item] for item in valid}
+    shared = {names[item] for item in np.intersect1d(train, valid)}
+    # The items of a source in parts have different names, or were compared when they were packed.
+    if not source.in_parts:
+        shared |= {names[item] for item in train} & {names[item] for item in valid}
     if shared:
         others = f" (and {counted(len(shared) - 1, 'other')})" if len(shared) > 1 else ""
         raise DataError(
@@ -312,6 +231,33 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
         )
     check_classes(source, train, "put some into training, or remove the class")
     return train, valid
+
+
+def _items(part: object, what: str, count: int) -> Int[np.ndarray, "items"]:
+    """Returns the item numbers of a part, which a split may also give as a list or as a mask."""
+    try:
+        items = np.asarray(part)
+    except ValueError:
+        items = np.empty((0, 0))
+    # An empty list becomes an array of floats.
+    of_numbers = items.dtype == bool or np.issubdtype(items.dtype, np.integer)
+    if items.ndim != 1 or not (of_numbers or not len(items)):
+        wrong = f"{type(part).__name__} of items {what} is not an array of their numbers"
+    elif items.dtype == bool and len(items) != count:
+        wrong = f"the mask of items {what} has {len(items)} values"
+    else:
+        items = np.flatnonzero(items) if items.dtype == bool else items.astype(np.int64)
+        numbers, times = np.unique(items, return_counts=True)
+        if len(outside := numbers[(numbers < 0) | (numbers >= count)]):
+            wrong = f"there is no item {outside[0]} {what}"
+        elif len(numbers) < len(items):
+            wrong = f"item {numbers[times > 1][0]} is {what} more than once"
+        else:
+            return items
+    raise DataError(
+        f"split: {wrong}; return each part as different numbers from 0 to {count - 1}, or as a "
+        f"mask of {count} booleans"
+    )
 
 
 def check_classes(source: Source, train: Int[np.ndarray, "train"], way_out: str) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxch5.data.parts import TRAIN, VALID
 from jaxch5.data.source import IS_VALID
-from jaxch5.data.split import TRAIN, VALID
 from jaxch5.errors import DataError
 from jaxch5.results.answers import CLASS, DROP, UNSURE, Answer, Key
 from jaxch5.util.files import sha256_of, to_json, write_file

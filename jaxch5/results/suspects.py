@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxch5.data.parts import TRAIN, VALID
 from jaxch5.data.source import Source
-from jaxch5.data.split import TRAIN, VALID
 from jaxch5.errors import DataError
 from jaxch5.results.confident import find_label_issues
 from jaxch5.results.out_of_fold import nearest_items

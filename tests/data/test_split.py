@@ -1,6 +1,7 @@
 """Splits put each item into exactly one part, whatever the order in which items are listed."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -183,3 +184,50 @@ def test_column_split_follows_the_column():
 def test_a_source_without_a_split_of_its_own_says_so(split):
     with pytest.raises(DataError, match=r"no column.*--data\.split random"):
         split(source_of([0, 0, 1, 1]))
+
+
+def test_folder_split_reads_the_words_of_a_column():
+    """Strings in `is_valid` mean what `column_split` takes them for, and "no" is not true."""
+    columns = {"folder": ["cam1"] * 4, "is_valid": ["", "no", "yes", "No"]}
+    train, valid = folder_split()(source_of([0, 1, 0, 1], columns=columns))
+    assert (train.tolist(), valid.tolist()) == ([0, 1, 3], [2])
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        (([0, 1, 2], [2, 3]), r"00002\.png: is both for training and for validation"),
+        (([0, 1, 2], []), "leaves 3 pictures for training and 0 for validation"),
+        (([], [0]), "leaves 0 pictures for training and 1 for validation"),
+        (([0, 0, 1], [3]), "item 0 is for training more than once"),
+        (([0, 1], [6]), "there is no item 6 for validation"),
+        (([0, 1], [-1]), "there is no item -1 for validation"),
+        (([0.0, 1.0], [2]), "list of items for training is not an array of their numbers"),
+        (([0, [1, 2]], [3]), "list of items for training is not an array of their numbers"),
+        (({0, 1}, [2]), "set of items for training is not an array of their numbers"),
+        (([0, 1], [True, False]), "the mask of items for validation has 2 values"),
+        (([0, 1], [2], [3]), "should return two arrays.*not 3 parts"),
+        (None, "should return two arrays.*not None"),
+    ],
+)
+def test_what_a_split_of_ones_own_returns_is_checked(parts, named, in_parts):
+    """Wrong parts are named for every source, also for one that has parts of its own."""
+    source = replace(source_of([0, 1] * 3), in_parts=in_parts)
+    with pytest.raises(DataError, match=named):
+        divide(source, lambda source: parts)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (range(4), range(4, 6)),
+        ([0, 1, 2, 3], (4, 5)),
+        (np.arange(6) < 4, np.arange(6) >= 4),
+        ([True] * 4 + [False] * 2, [False] * 4 + [True] * 2),
+        (np.arange(4, dtype=np.uint8), np.arange(4, 6, dtype=np.int16)),
+    ],
+)
+def test_a_split_of_ones_own_may_return_numbers_or_masks(parts):
+    train, valid = divide(source_of([0, 1] * 3), lambda source: parts)
+    assert (train.tolist(), valid.tolist()) == ([0, 1, 2, 3], [4, 5])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxch5.data.parts import TEST, TRAIN, VALID, part_of
 from jaxch5.data.source import FOLDER, IS_VALID, Source, labelled_files
 from jaxch5.data.sources.layout import (
     ARCHIVES,
@@ -34,7 +35,6 @@ from jaxch5.data.sources.listing import (
     joined,
     list_folder,
 )
-from jaxch5.data.split import TEST, TRAIN, VALID, part_of
 from jaxch5.errors import DataError
 from jaxch5.util.text import composed
 
@@ -199,7 +199,8 @@ def _source(root: Path, parts: Parts, found: _Found, classes: Sequence[str]) -> 
         columns[IS_VALID] = [part in parts.valid for part in found.parts]
     source = labelled_files(root, found.references, classes, columns)
     notes = (*source.notes, *found.notes, *_left_beside(root))
-    return replace(source, passed_over=found.passed_over, notes=notes)
+    in_parts = bool(parts.valid)
+    return replace(source, in_parts=in_parts, passed_over=found.passed_over, notes=notes)
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:

@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxch5.data.parts import TEST, TRAIN, VALID, part_of
 from jaxch5.data.sources.listing import Reason, folders_in, list_folder
-from jaxch5.data.split import TEST, TRAIN, VALID, part_of
 from jaxch5.errors import DataError
 
 # Names that take precedence over others of the same meaning.

@@ -208,6 +208,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
         references=Lazy(len(labels), reference),
         read=read,
         columns=columns,
+        in_parts=index.valid is not None,
         presized=index.presize,
         cut=index.cut,
         reading=Reading(index.range),

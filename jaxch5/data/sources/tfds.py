@@ -108,6 +108,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
         references=[reference for _, _, reference, _ in items],
         read=read,
         columns={FOLDER: column} if len(set(column)) > 1 else {},
+        in_parts=len(set(column)) > 1,
         passed_over={Reason("without a label"): unlabelled} if unlabelled else {},
         notes=(f"splits not used: {', '.join(unused)}",) if unused else (),
     )

@@ -8,17 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxch5.data.parts import PART_NAMES, TEST, TRAIN, VALID
 from jaxch5.data.sources.folder import from_folder, from_regex
-from jaxch5.data.split import (
-    PART_NAMES,
-    TEST,
-    TRAIN,
-    VALID,
-    divide,
-    folder_split,
-    given_split,
-    random_split,
-)
+from jaxch5.data.split import divide, folder_split, given_split, random_split
 from jaxch5.errors import DataError
 
 

@@ -115,7 +115,8 @@ def frozen(size: int, batch_size: int, turns: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2 * batch_size, size, size, 3), dtype=np.uint8)
     source = from_arrays(images, np.arange(len(images)) % 2, ["a", "b"])
-    block = DataBlock(source, lambda _: (np.arange(batch_size), np.arange(4)), size, size, None)
+    split = lambda _: np.split(np.arange(batch_size + 4), [batch_size])  # noqa: E731
+    block = DataBlock(source, split, size, size, None)
     learn = vision_learner(block.load(batch_size), "resnet50", "none", train_bn=False)
     batch = jax.device_put(next(learn.data.train.steps(0)))
     key, states = jax.random.key(0), {}

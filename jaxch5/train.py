@@ -142,8 +142,8 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
     learn = _learner(data, from_scratch(config), console)
     if learn.restore(run):
         done, epochs = len(learn.records), total_epochs(config.fit)
-        going_on = f"resuming after {done} of {epochs} epochs"
-        print_line(console, "this run is finished" if done == epochs else going_on)
+        if done < epochs:
+            print_line(console, f"resuming after {done} of {epochs} epochs")
     else:
         learn = _learner(data, config, console)
     if is_first():

@@ -31,29 +31,29 @@ from jaxch5.run.hooks.report import write_reports
 from jaxch5.run.hooks.table import Table
 from jaxch5.run.hooks.tensorboard import TensorBoard
 from jaxch5.run.hooks.trace import Trace
-from jaxch5.run.pictures import check_about, check_pictures, known_by
+from jaxch5.run.pictures import about_network, check_about, check_pictures, known_by
 from jaxch5.run.recorder import Recorder
 from jaxch5.run.transfer import transfer
 from jaxch5.training.events import Begin, End, Event, Hook, Ready
 from jaxch5.training.freezing import Frozen, layer_groups, shapes_of
+from jaxch5.training.guard import Guarded, alone, check_outputs
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.loop import fit, predict
 from jaxch5.training.lr_finder import Sweep
 from jaxch5.training.memory import out_of_memory
 from jaxch5.training.mesh import make_mesh, place, placement_of, share
-from jaxch5.training.plan import Plan, check_rates, in_sizes, left_to_do
+from jaxch5.training.plan import Plan, check_rates, finished, in_sizes, left_to_do
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.reduction import check_is_mean
 from jaxch5.training.state import TrainState, init_state, with_fresh_optimizer, with_variables
 from jaxch5.training.step import DrawnEvalStep
 from jaxch5.training.steps import Steps, compile_steps
-from jaxch5.util.fastai import NamesFastai
 from jaxch5.util.text import plain_console, print_line
 from jaxch5.view import WHOLE, view_of
 
 
-class Trainer(NamesFastai):
+class Trainer(Guarded):
     """Trains a model on data; `Learner` adds what notebooks need.
 
     Attributes:
@@ -97,8 +97,9 @@ class Trainer(NamesFastai):
         self._compiled: dict[Any, Steps] = {}
         self._looks: dict[Any, DrawnEvalStep] = {}
         self._predictor: tuple[Any, Predictor] | None = None
-        self._shapes = shapes_of(model, data.size, recipe.sizes)
+        outputs, self._shapes = shapes_of(model, data.size, recipe.sizes)
         self.spec = spec or spec_of(model, self._shapes["params"])
+        check_outputs(self.spec.name, outputs, recipe.task, data.classes)
         self.normalization = normalization or (pretrained or self.spec).normalization
         self.view = view_of(view, pretrained.view if pretrained else WHOLE)
         self.licence = pretrained and pretrained.licence
@@ -114,7 +115,7 @@ class Trainer(NamesFastai):
 
     def _begin(self, seed: int) -> None:
         weights_key, self._key = jax.random.split(jax.random.key(seed))
-        self.recorder = Recorder()
+        self.recorder, self._in_call = Recorder(), ""
         self._kept: Record | None = None
         self._restored = False
         self._frozen = self._frozen_to(-1 if self.pretrained else 0)
@@ -183,6 +184,7 @@ class Trainer(NamesFastai):
             self._compiled[key] = compile_steps(*both, self.state, data, self._key, **how)
         return self._compiled[key]
 
+    @alone
     def freeze_to(self, n: int) -> None:
         """Freezes the groups of layers before group `n` and clears the optimizer's moments.
 
@@ -194,11 +196,16 @@ class Trainer(NamesFastai):
 
         Raises:
             ConfigError: There is no such group, or freezing to it is impossible; see `Frozen`.
+            TrainingError: Training is in progress.
         """
+        self._freeze_to(n)
+
+    def _freeze_to(self, n: int) -> None:
         self._frozen = self._frozen_to(n)
         self.state = with_fresh_optimizer(self.state, self._frozen.optimizer, self._frozen.paths)
         self._place()
 
+    @alone
     def _fit(self, plans: Sequence[Plan]) -> None:
         """Trains by the plans (steps count from 0) or by what a restored run has left of them."""
         steps_per_epoch = len(self.data.train)
@@ -254,10 +261,12 @@ class Trainer(NamesFastai):
             print_line(self.console, line)
         names = tuple(self.groups.names), tuple(data.classes)
         yield Begin(step, length, tuple(plans), *names, data.describe(), run and run.path)
-        for plan in left_to_do(plans, step, length, unvalidated) if restored else plans:
+        if not (left := left_to_do(plans, step, length, unvalidated) if restored else plans):
+            print_line(self.console, finished(plans, step // length))
+        for plan in left:
             within = int(self.state.step) > plan.start
             if plan.frozen_to is not None and not within:
-                self.freeze_to(plan.frozen_to)
+                self._freeze_to(plan.frozen_to)
             size = plan.size or data.size
             with interrupts.during("compiling"):
                 steps = self._steps_of(size)
@@ -281,19 +290,10 @@ class Trainer(NamesFastai):
         yield End(int(self.state.step), self.state, "finished", interpretation=interp)
 
     def _about(self) -> dict[str, Any]:
-        """Returns the description that a checkpoint stores, which is needed to use its state."""
-        return {
-            "arch": self.spec.name,
-            "classes": list(self.data.classes),
-            "frozen_to": self._frozen.frozen_to,
-            **{name: list(value) for name, value in self.normalization._asdict().items()},
-            **vars(self.view),
-            "licence": self.licence,
-            "task": self.recipe.task.name,
-            "class_weights": self.recipe.class_weights,
-            "best": list(self.recipe.task.best),
-        }
+        of = self.spec.name, self.data.classes, self._frozen.frozen_to, self.recipe
+        return about_network(*of, self.normalization, self.view, self.licence)
 
+    @alone
     def restore(self, run: RunDir) -> bool:
         """Restores the state and records of a run's last checkpoint; returns False if it has none.
 
@@ -305,6 +305,7 @@ class Trainer(NamesFastai):
         Raises:
             CheckpointError: No checkpoint is intact, or the list of the run's pictures is damaged.
             ConfigError: The run has another architecture, task, classes, class weights or pictures.
+            TrainingError: Training is in progress.
         """
         saves = StoredCheckpoints(run.checkpoints)
         found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
@@ -327,7 +328,7 @@ class Trainer(NamesFastai):
         check_about(saves.directory / str(step), about, self._about())
         self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         self.view, self.licence = view_of(about), about.get("licence")
-        self.freeze_to(about["frozen_to"])
+        self._freeze_to(about["frozen_to"])
         return saves.restore(self.state, step)
 
     @property

@@ -46,6 +46,9 @@ class Data(NamesFastai):
         cache_reason: Why they are kept there, in a few words.
         source: The pictures of both parts.
 
+    Raises:
+        ConfigError: `size` is not between 1 and `presize`, as after `replace(data, size=...)`.
+
     Example:
         >>> from jaxch5.data.source import digits
         >>> from jaxch5.data.split import random_split
@@ -68,6 +71,9 @@ class Data(NamesFastai):
     cache: str
     cache_reason: str
     source: Source
+
+    def __post_init__(self) -> None:
+        _check_size(self.size, self.presize)
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>".replace("; ", "\n ")
@@ -189,6 +195,14 @@ class Data(NamesFastai):
         return plot_pictures(draw(self.augment, batch, self.size, seed), titles, nrows, ncols)
 
 
+def _check_size(size: Size, presize: int) -> None:
+    sides = height_and_width(size)
+    if not 1 <= min(sides) <= max(sides) <= presize:
+        raise ConfigError(
+            f"presize = {presize}, size = {size}: size should be at least 1 and at most presize"
+        )
+
+
 @dataclass(frozen=True)
 class DataBlock(NamesFastai):
     """Describes data: where its pictures are, and how they are split, presized and augmented.
@@ -236,12 +250,7 @@ class DataBlock(NamesFastai):
 
     def __post_init__(self) -> None:
         Framing(self.method, self.pad_mode)
-        sides = height_and_width(self.size)
-        if not 1 <= min(sides) <= max(sides) <= self.presize:
-            raise ConfigError(
-                f"presize = {self.presize}, size = {self.size}: size should be at least 1 and at "
-                "most presize"
-            )
+        _check_size(self.size, self.presize)
 
     def __repr__(self) -> str:
         sizes = f"presized to {self.presize}, network input {size_text(self.size)}"

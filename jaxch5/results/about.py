@@ -211,7 +211,7 @@ def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: 
         raise WeightsError(f"{path}: its mean and deviation are not three numbers each")
     if min(std) <= 0:
         raise WeightsError(f"{path}: its deviation is not above zero")
-    wanted = flatten_dict(dict(kept_shapes(network, size)))
+    wanted = flatten_dict(dict(kept_shapes(network, size)[1]))
     found = flatten_dict(pretrained.variables)
     for name in sorted(wanted.keys() | found.keys()):
         has, needs = (getattr(tree.get(name), "shape", None) for tree in (found, wanted))

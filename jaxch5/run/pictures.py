@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,12 @@ from jaxch5.data.sources.table import is_table
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.models.pretrained import Pretrained
+from jaxch5.models.spec import Normalization
 from jaxch5.run.directory import RunDir, read_skipped
 from jaxch5.task import SOFTMAX
+from jaxch5.training.recipe import Recipe
 from jaxch5.util.text import counted, same_names
+from jaxch5.view import View
 
 
 def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
@@ -190,6 +193,29 @@ def check_pictures(run: RunDir, data: Data) -> None:
         f"{run.path}: was trained on other pictures ({said}); split the pictures as "
         "the run did, with recorded_split(RUN), or begin another run from its weights"
     )
+
+
+def about_network(
+    arch: str,
+    classes: Sequence[str],
+    frozen_to: int,
+    recipe: Recipe,
+    normalization: Normalization,
+    view: View,
+    licence: str | None,
+) -> dict[str, Any]:
+    """Returns the description that a checkpoint stores, which is needed to use its state."""
+    return {
+        "arch": arch,
+        "classes": list(classes),
+        "frozen_to": frozen_to,
+        **{name: list(value) for name, value in normalization._asdict().items()},
+        **vars(view),
+        "licence": licence,
+        "task": recipe.task.name,
+        "class_weights": recipe.class_weights,
+        "best": list(recipe.task.best),
+    }
 
 
 def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, Any]) -> None:

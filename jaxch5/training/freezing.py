@@ -59,8 +59,8 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
     return groups_of(spec.stages, spec.stage, sizes)
 
 
-def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTree:
-    """Returns the shapes of a network's variables; see `kept_shapes`.
+def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> tuple[PyTree, PyTree]:
+    """Returns the shapes of a network's outputs, and of its variables; see `kept_shapes`.
 
     Args:
         model: Module that is called on pictures.
@@ -70,15 +70,11 @@ def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTre
     Raises:
         ConfigError: The shapes differ, or the sizes do not rise to `size`.
     """
-
-    def at(size: Size) -> PyTree:
-        return {"params": {}} | kept_shapes(model, size)
-
     check_sizes(sizes, size)
-    shapes = at(size)
-    if any(at(other) != shapes for other in sizes):
+    outputs, shapes = kept_shapes(model, size)
+    if any(kept_shapes(model, other)[1] != shapes for other in sizes):
         raise ConfigError("fit.sizes: the weights of this network fit only one size; leave it out")
-    return shapes
+    return outputs, {"params": {}} | shapes
 
 
 class Frozen:

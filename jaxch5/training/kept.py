@@ -115,8 +115,10 @@ def kept(
     return made
 
 
-def kept_shapes(model: nn.Module, size: Size) -> PyTree:
-    """Returns the shapes of a network's variables, which an earlier process may have stored.
+def kept_shapes(model: nn.Module, size: Size) -> tuple[PyTree, PyTree]:
+    """Returns the shapes of a network's outputs for one picture, and of its variables.
+
+    An earlier process may have stored the shapes.
 
     Args:
         model: Module that is called on pictures.
@@ -124,29 +126,31 @@ def kept_shapes(model: nn.Module, size: Size) -> PyTree:
     """
     sides = height_and_width(size)
     environment = environment_of(OUTPUT) if folder_of_steps() else None
-    file = _file_of(environment, ("shapes", model, sides), OUTPUT)
+    file = _file_of(environment, ("outputs and shapes", model, sides), OUTPUT)
     with suppress(Exception):
         if (stored := _read(file)) is not None:
             return _shapes_in(stored)
-    init = partial(model.init, train=False)
+    init = partial(model.init_with_output, train=False)
     picture = jax.ShapeDtypeStruct((1, *sides, 3), np.float32)
-    shapes = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)
+    outputs, variables = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)
     with suppress(Exception):
         # Not a pickle: loading one can run code, and shapes help to check untrusted weights.
-        rows = [(path, leaf.shape, leaf.dtype.name) for path, leaf in flatten_dict(shapes).items()]
-        if _shapes_in(text := json.dumps(rows).encode()) == shapes:
+        flat = flatten_dict({"outputs": outputs, "variables": variables})
+        rows = [(path, leaf.shape, leaf.dtype.name) for path, leaf in flat.items()]
+        if _shapes_in(text := json.dumps(rows).encode()) == (outputs, variables):
             _write(file, text)
-    return shapes
+    return outputs, variables
 
 
-def _shapes_in(text: bytes) -> PyTree:
+def _shapes_in(text: bytes) -> tuple[PyTree, PyTree]:
     rows = json.loads(text)
-    return unflatten_dict(
+    shapes = unflatten_dict(
         {
             tuple(path): jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(kind))
             for path, shape, kind in rows
         }
     )
+    return shapes["outputs"], shapes["variables"]
 
 
 class KeptJit:

@@ -25,6 +25,7 @@ from jaxch5.optim.schedule import (
     one_cycle,
     one_cycle_momentum,
 )
+from jaxch5.util.text import counted
 
 Rates = Callable[[int], Sequence[float]]
 UNTRAINED = (
@@ -298,3 +299,21 @@ def left_to_do(
         if step < plan.stop(steps_per_epoch)
         or (unvalidated and plan.start < step == plan.stop(steps_per_epoch))
     ]
+
+
+def finished(plans: Sequence[Plan], epochs: int) -> str:
+    """Returns the line of a call for which a restored run has nothing left to do.
+
+    Args:
+        plans: Plans of the call.
+        epochs: Number of epochs that the run has.
+
+    Example:
+        >>> finished([plan_at_rate(2, lr=1e-3, momentum=0.9, groups=1)], 2).partition(",")[0]
+        'this run is finished: it has 2 epochs'
+    """
+    asked = sum(plan.epochs for plan in plans)
+    return (
+        f"this run is finished: it has {counted(epochs, 'epoch')}, and this call asks for {asked}, "
+        "so nothing is trained; in Python, call again to train further"
+    )

@@ -163,7 +163,7 @@ def missing(name: str, *owners: str) -> str:
 class NamesFastai:
     """Base of classes whose errors about fastai's attribute names give jaxch5's counterparts."""
 
-    # With this method, a type checker would assume that every attribute exists.
+    # With these methods, a type checker would assume that every attribute exists.
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
@@ -172,3 +172,11 @@ class NamesFastai:
             if not is_property and (line := missing(name, *(kind.__name__ for kind in kinds))):
                 raise AttributeError(line)
             return object.__getattribute__(self, name)  # raises the usual error
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            kinds = type(self).__mro__
+            is_own = any(name in vars(kind) for kind in kinds)
+            if not is_own and (line := missing(name, *(kind.__name__ for kind in kinds))):
+                fixed = ", which vision_learner sets once" * ("learn.recipe." in line)
+                raise AttributeError(line + fixed)
+            super().__setattr__(name, value)

@@ -221,6 +221,19 @@ def test_a_damaged_checkpoint_is_passed_over_when_a_run_is_taken_up(compiled, le
     assert steps_of(learn.run) == [5, 10]
 
 
+def test_a_restored_run_that_is_finished_says_that_nothing_is_trained(compiled, learn):
+    """The call after that trains further."""
+    learn.fit(1, 0.01)
+    again = compiled.again(0)
+    again.console = Console(file=io.StringIO(), width=300)
+    assert again.restore(learn.run)
+    again.fit(1, 0.01)
+    assert int(again.state.step) == 5
+    assert "this run is finished: it has 1 epoch, and this call asks for 1" in said(again)
+    again.fit(1, 0.01)
+    assert int(again.state.step) == 10
+
+
 def test_the_recorder_has_every_step(learn):
     learn.fit_one_cycle(2, 0.01)
     recorder = learn.recorder

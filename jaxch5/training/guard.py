@@ -1,0 +1,135 @@
+"""Refuses what a trainer cannot obey: networks or data that do not fit, calls within a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import flax.linen as nn
+import jax
+from jaxtyping import PyTree
+
+from jaxch5.data.block import Data
+from jaxch5.errors import ConfigError, TrainingError
+from jaxch5.framing import size_text
+from jaxch5.task import Task
+from jaxch5.training.kept import kept_shapes
+from jaxch5.util.fastai import NamesFastai
+from jaxch5.util.text import same_names
+
+# Compiled programs and optimizers are made from these, so another value would be half obeyed.
+FIXED = ("model", "spec", "recipe", "groups", "mesh")
+
+
+def check_outputs(name: str, outputs: PyTree, task: Task, classes: Sequence[str]) -> None:
+    """Checks that a network's outputs for one picture are what a task needs for the classes.
+
+    Args:
+        name: Name of the network, for the message.
+        outputs: Shapes of what the network returns for one picture.
+        task: What labels mean; its activation may change the number of columns.
+        classes: Names of the classes.
+
+    Raises:
+        ConfigError: The network does not return one array with the right number of columns.
+
+    Example:
+        >>> from jaxch5.task import SOFTMAX
+        >>> check_outputs("Tiny", jax.ShapeDtypeStruct((1, 5), "float32"), SOFTMAX, ["cat", "dog"])
+        Traceback (most recent call last):
+        jaxch5.errors.ConfigError: Tiny: has 5 outputs, but there are 2 classes: cat, dog; make it \
+return 2 logits for each picture
+    """
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != 1:
+        what = f"of type {type(outputs).__name__}" if shape is None else f"of shape {shape}"
+        raise ConfigError(
+            f"{name}: returns a value {what} for a batch of one picture; make it return one array "
+            f"of logits, of shape (1, {len(classes)})"
+        )
+    if jax.eval_shape(task.activation, outputs).shape != (1, len(classes)):
+        few = ", ".join([*classes[:5], *["..."] * (len(classes) > 5)])
+        raise ConfigError(
+            f"{name}: has {shape[1]} outputs, but there are {len(classes)} classes: {few}; make it "
+            f"return {len(classes)} logits for each picture"
+        )
+
+
+def check_successor(model: nn.Module, before: Data, data: Data) -> None:
+    """Checks that data can take the place of the data that a network was made for.
+
+    Raises:
+        ConfigError: The classes or their order differ, or the network's weights fit only the
+            earlier size.
+    """
+    if not same_names(before.classes, data.classes):
+        raise ConfigError(
+            f"data: has the classes {', '.join(data.classes)}, but the network was made for "
+            f"{', '.join(before.classes)}, in this order; make another learner for these data"
+        )
+    if before.size != data.size:
+        (_, now), (_, then) = (kept_shapes(model, size) for size in (data.size, before.size))
+        if now != then:
+            raise ConfigError(
+                f"data: has size {size_text(data.size)}, but the weights of this network fit only "
+                f"size {size_text(before.size)}; make another learner for these data"
+            )
+
+
+class Guarded(NamesFastai):
+    """Base of the trainer, whose attributes cannot be set to what it would not obey."""
+
+    data: Data
+    model: nn.Module
+    _in_call: str = ""
+
+    # With this method, a type checker would assume that every attribute can be set.
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in vars(self) and name in FIXED:
+                raise ConfigError(
+                    f"{name}: a learner keeps the {name} that it was made with; make another "
+                    "in Python"
+                )
+            if name in vars(self) and name == "data":
+                refuse_within_call(self, "a change of learn.data")
+                check_successor(self.model, self.data, value)
+            super().__setattr__(name, value)
+
+
+T = TypeVar("T", bound=Guarded)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def refuse_within_call(trainer: Guarded, what: str) -> None:
+    """Checks that no training call is in progress, thus that this is not called by a hook.
+
+    Raises:
+        TrainingError: A training call is in progress.
+    """
+    if trainer._in_call:
+        raise TrainingError(
+            f"{what}: is not possible during {trainer._in_call}, so no hook can do it; wait until "
+            "training has ended"
+        )
+
+
+def alone(
+    method: Callable[Concatenate[T, P], R],
+) -> Callable[Concatenate[T, P], R]:
+    """Makes a method of a trainer refuse to run during another such method, as in a hook."""
+
+    @wraps(method)
+    def call(trainer: T, *args: P.args, **kwargs: P.kwargs) -> R:
+        name = method.__name__.removeprefix("_")
+        refuse_within_call(trainer, name)
+        trainer._in_call = name
+        try:
+            return method(trainer, *args, **kwargs)
+        finally:
+            trainer._in_call = ""
+
+    return call

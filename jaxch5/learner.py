@@ -30,7 +30,7 @@ from jaxch5.training.lr_finder import END_LR, NUM_IT, START_LR, find_lr, sweep_r
 from jaxch5.training.mesh import on_one_device
 from jaxch5.training.plan import UNTRAINED, plan_at_rate, plan_of_one_cycle, plans_of_fine_tune
 from jaxch5.training.precision import dtype_of
-from jaxch5.training.recipe import Recipe
+from jaxch5.training.recipe import Recipe, without_effect
 from jaxch5.training.step import make_drawn_eval_step
 from jaxch5.training.tta import compile_looks, drawn_looks
 from jaxch5.util.address import learners_file
@@ -315,8 +315,7 @@ def vision_learner(
         recipe: How the network is made and trained; None stands for `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.
         normalization: Mean and deviation of colours; if None, those of the weights or network.
-        crop_pct, interpolation: What evaluation sees of a picture; see `jaxch5.view.View`. If
-            None, it sees what the weights were tested with.
+        crop_pct, interpolation: See `jaxch5.view.View`; None takes what the weights' tests used.
         say: Function that takes the line about the weights; None prints it.
         hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.
         overrides: Values of any fields of the recipe, such as `wd=0.1`; see `Recipe`.
@@ -340,10 +339,11 @@ def vision_learner(
     ours = ("weights", "recipe", "seed", "normalization", *view, "say", "hooks")
     recipe = (recipe or Recipe()).replaced(*values, also=ours, **overrides)
     spec = spec_of(arch) if isinstance(arch, str | ModelSpec) else None
-    how = recipe.head, dtype_of(recipe.precision), recipe.remat, recipe.drop_path
+    head = recipe.head if spec or recipe.head != Recipe.head else None
+    how = head, dtype_of(recipe.precision), recipe.remat, recipe.drop_path
     model = create_model(spec or arch, len(data.classes), *how)
     of = weights, spec or arch, recipe.head, data.classes, normalization, say, view
     learn = Learner(data, model, recipe, pretrained_of(*of), seed, normalization, hooks, spec, view)
-    if not (recipe.train_bn or learn.has_batch_norms):
-        (say or print)(f"train_bn = False changes nothing: {learn.spec.name} has no batch norms")
+    for line in without_effect(recipe, learn.spec.name, learn.has_batch_norms, spec or arch):
+        (say or print)(line)
     return learn

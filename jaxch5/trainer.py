@@ -107,11 +107,10 @@ class Trainer(Guarded):
         self._begin(seed)
 
     def __repr__(self) -> str:
-        best, begin = self.recipe.task.best, self._frozen.frozen_to
+        best, begin, data = self.recipe.task.best, self._frozen.frozen_to, self.data.describe()
         frozen = f", frozen before its {self.groups.names[begin]}" if begin else ""
         scored = f", {best.metric} {best.shown(self.record)}" if self.records else ""
-        data = self.data.describe().partition(";")[0]
-        return f"<{self.spec.name}{frozen}; {self.recorder}{scored}\n {data}>"
+        return f"<{self.spec.name}{frozen}; {self.recorder}{scored}\n {data.partition(';')[0]}>"
 
     def _begin(self, seed: int) -> None:
         weights_key, self._key = jax.random.split(jax.random.key(seed))
@@ -202,6 +201,8 @@ class Trainer(Guarded):
 
     def _freeze_to(self, n: int) -> None:
         self._frozen = self._frozen_to(n)
+        if line := self._frozen.idle(n):
+            print_line(self.console, line)
         self.state = with_fresh_optimizer(self.state, self._frozen.optimizer, self._frozen.paths)
         self._place()
 

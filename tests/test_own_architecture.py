@@ -422,6 +422,16 @@ class OfNnx(nnx.Module):
         return self.head(self.dropout(nnx.relu(self.norm(self.stem(x))).mean((1, 2))))
 
 
+class OfLinen(nn.Module):
+    """A module of linen with a body and a head."""
+
+    dtype: object = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(2, name="head")(nn.Dense(3, dtype=self.dtype, name="body")(x.mean((1, 2))))
+
+
 def test_a_module_of_linen_needs_no_nnx():
     """With networks of linen, jaxch5 does not import nnx.
 
@@ -547,6 +557,99 @@ def test_training_begins_from_variables(module, data):
     for name, part in body.items():
         jax.tree.map(np.testing.assert_array_equal, part, given["params"][name])
     assert learn._frozen.paths
+
+
+@pytest.mark.parametrize("module", [OfLinen(), OfNnx(nnx.Rngs(0))], ids=["linen", "nnx"])
+@pytest.mark.parametrize(
+    ("named", "line"),
+    [
+        ({"remat": True}, r"model\.remat = true: your own module does not take it; leave it out"),
+        ({"head": "linear"}, r"model\.head = linear: your own module does not take it"),
+        ({"drop_path": 0.1}, r"model\.drop_path = 0\.1: your own module does not take it"),
+    ],
+)
+def test_what_a_module_of_ones_own_does_not_take_is_refused(module, named, line, data):
+    with pytest.raises(ConfigError, match=line):
+        jx.vision_learner(data, module, "none", **named)
+
+
+def test_a_line_says_that_precision_does_not_reach_a_module_of_ones_own(data):
+    """Nothing is said of a module that was made with this type, nor of a specification's."""
+    lines = []
+    said = partial(jx.vision_learner, data, weights="none", precision="bf16", say=lines.append)
+    said(NORMED)
+    said(OfLinen(dtype=jnp.bfloat16))
+    assert lines == []
+    said(OfLinen())
+    line = "precision = bf16 does not reach OfLinen, which computes in the types that it was made "
+    assert lines == [f"{line}with"]
+
+
+def test_a_module_of_ours_may_be_given_with_its_own_head(data):
+    model = jx.create_model("resnet18", 2, "linear", remat=True)
+    assert jx.create_model(model, 2, "linear", remat=True) is model
+    with pytest.raises(ConfigError, match=r"model\.head = concat_pool: your own module"):
+        jx.create_model(model, 2, "concat_pool")
+
+
+class Count(nnx.Variable):
+    """Something that a network counts."""
+
+
+class Counting(OfNnx):
+    """A module of nnx that counts its calls."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.calls = Count(jnp.zeros(()))
+
+
+class Averaging(nn.Module):
+    """A module of linen with a variable in a collection of its own, and a perturbation."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = self.perturb("seen", x.mean((1, 2)))
+        mean = self.variable(self.kind, "mean", jnp.zeros, x.shape[-1:])
+        return nn.Dense(2, name="head")(x - mean.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        (
+            Averaging("ema"),
+            "Averaging keeps variables in ema: training keeps only params and batch",
+        ),
+        (Counting(nnx.Rngs(0)), "Counting keeps variables in Count: training keeps only params"),
+    ],
+    ids=["linen", "nnx"],
+)
+def test_variables_that_training_would_lose_are_refused(module, line, data):
+    with pytest.raises(ConfigError, match=line):
+        jx.vision_learner(data, module, "none")
+
+
+def test_running_statistics_are_not_lost(data):
+    learn = jx.vision_learner(data, Averaging("batch_stats"), "none")
+    assert set(learn.state.variables) == {"params", "batch_stats"}
+
+
+def test_a_network_of_one_group_says_that_nothing_can_be_frozen(data):
+    class Headless(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dense(2)(nn.Dense(3)(x.mean((1, 2))))
+
+    def printed(module):
+        learn = quiet(jx.vision_learner(data, module, "none"))
+        learn.freeze()
+        return learn.console.file.getvalue()
+
+    assert "the layers of Headless form one group, so none of them is frozen" in printed(Headless())
+    assert printed(OfLinen()) == ""
 
 
 def test_what_is_no_network_is_named(data):

@@ -128,7 +128,7 @@ def _of_module(module: nn.Module, modules: Collection[str]) -> ModelSpec:
 def create_model(
     arch: str | ModelSpec | nn.Module,
     num_classes: int,
-    head: str = "linear",
+    head: str | None = None,
     dtype: Any = None,
     remat: bool = False,
     drop_path: float = 0.0,
@@ -143,16 +143,17 @@ def create_model(
             into a linen module.
         num_classes: Number of logits.
         head: "linear" (as in pretraining) or "concat_pool" (fastai's), for an architecture that has
-            both.
+            both; None takes the architecture's first. Your own module has the head it has.
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
+            Your own module computes in the types that it was made with, whatever is given here.
         remat: Whether a block's activations are recomputed for the gradient, which takes less
-            memory and more time (Chen et al., 1604.06174); ignored for your own module.
+            memory and more time (Chen et al., 1604.06174).
         drop_path: Rate of stochastic depth (Huang et al., 1603.09382) in the last block of a
             ConvNeXt or a ViT; the rate rises linearly from 0 in the first block.
 
     Raises:
         ConfigError: The architecture or the head does not exist, or a setting was chosen that the
-            architecture does not take.
+            architecture or your own module does not take.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -166,12 +167,13 @@ def create_model(
     import numpy as np
 
     if not isinstance(arch, str | ModelSpec):
-        if drop_path:
-            raise ConfigError(f"model.drop_path = {drop_path}: your own module does not take it")
+        _refuse_for_module(arch, head=head, remat=remat, drop_path=drop_path)
         return _as_linen(arch)
     spec = spec_of(arch)
+    if head is None and spec.heads:
+        head = spec.heads[0]
     if spec.heads and head not in spec.heads:
-        close = difflib.get_close_matches(head, spec.heads, n=1)
+        close = difflib.get_close_matches(str(head), spec.heads, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"model.head = {head}: should be one of {', '.join(spec.heads)}{hint}")
     extras = {"remat": remat or None, "drop_path": drop_path or None}
@@ -194,6 +196,16 @@ def create_model(
     if spec.heads and getattr(module, "head", None) != head:
         raise ConfigError(f"{spec.name}: its module should have the attribute head = {head!r}")
     return module
+
+
+def _refuse_for_module(module: Any, **settings: Any) -> None:
+    for name, value in settings.items():
+        # A module of one's own may have been made with just this value.
+        if value and getattr(module, name, None) != value:
+            raise ConfigError(
+                f"model.{name} = {str(value).lower()}: your own module does not take it; leave it "
+                "out, or pass a ModelSpec whose build function does"
+            )
 
 
 def _as_linen(module: Any) -> nn.Module:

@@ -341,7 +341,8 @@ def load_learner(
     if pretrained.classes is None:
         raise WeightsError(f"{path}: has no class names; {EXPORT}")
     arch = spec if model is None or isinstance(model, str) else model
-    network = create_model(arch, len(pretrained.classes), about.head, dtype_of(about.precision))
+    head = about.head if isinstance(arch, str | ModelSpec) else None
+    network = create_model(arch, len(pretrained.classes), head, dtype_of(about.precision))
     about = about._replace(head=head_of(network, spec))
     check_weights(path, network, pretrained, about.size)
     rest = pretrained.classes, pretrained.normalization, about, task, spec

@@ -24,6 +24,9 @@ from jaxch5.training.recipe import Recipe
 from jaxch5.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
 from jaxch5.view import WHOLE, View
 
+# Collections of a network's variables that a step passes on; and one that Flax needs no value of.
+TRAINED, UNUSED = ("params", "batch_stats"), ("perturbations",)
+
 
 def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups:
     """Returns the groups into which a network's layers are divided.
@@ -68,13 +71,26 @@ def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> tuple
         sizes: Sizes for progressive resizing, all of which have to give the same shapes.
 
     Raises:
-        ConfigError: The shapes differ, or the sizes do not rise to `size`.
+        ConfigError: The shapes differ, the sizes do not rise to `size`, or the network keeps
+            variables that are neither parameters nor running statistics.
     """
+
+    def at(size: Size) -> tuple[PyTree, PyTree]:
+        outputs, shapes = kept_shapes(model, size)
+        if others := shapes.keys() - {*TRAINED, *UNUSED}:
+            name = getattr(model, "arch", type(model).__name__)
+            raise ConfigError(
+                f"{name} keeps variables in {', '.join(sorted(others))}: training keeps only "
+                f"{' and '.join(TRAINED)}; keep them in batch_stats, or leave them out"
+            )
+        kept = {kind: shapes[kind] for kind in shapes if kind in TRAINED}
+        return outputs, {"params": {}} | kept
+
     check_sizes(sizes, size)
-    outputs, shapes = kept_shapes(model, size)
-    if any(kept_shapes(model, other)[1] != shapes for other in sizes):
+    outputs, shapes = at(size)
+    if any(at(other)[1] != shapes for other in sizes):
         raise ConfigError("fit.sizes: the weights of this network fit only one size; leave it out")
-    return outputs, {"params": {}} | shapes
+    return outputs, shapes
 
 
 class Frozen:
@@ -109,7 +125,7 @@ class Frozen:
                 f"freeze_to = {frozen_to}: there is no such group; the groups are "
                 f"{', '.join(groups.names)}"
             )
-        self.frozen_to = frozen_to % count
+        self.count, self.frozen_to = count, frozen_to % count
         self.recipe = recipe
         self.paths: frozenset[ParamPath] = frozen_paths(
             variables, groups, self.frozen_to, recipe.train_bn
@@ -130,6 +146,16 @@ class Frozen:
                     f"model.train_bn = false: the ModelSpec of {spec.name} has no `frozen` to "
                     "make frozen stages keep their running statistics"
                 )
+
+    def idle(self, asked: int) -> str | None:
+        """Returns a line if `asked` names the last group, but there is no group before it."""
+        if self.count > 1 or asked >= 0:
+            return None
+        name = getattr(self.whole, "arch", type(self.whole).__name__)
+        return (
+            f"the layers of {name} form one group, so none of them is frozen: name its last layer "
+            "head, and other layers otherwise, or describe its stages in a ModelSpec"
+        )
 
     def steps(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from inspect import signature
@@ -22,9 +22,11 @@ from jaxch5.errors import ConfigError
 from jaxch5.framing import Size
 from jaxch5.losses import Loss
 from jaxch5.metrics import Metric
+from jaxch5.models.spec import ModelSpec
 from jaxch5.optim.optimizer import ACCUMULATE, CLIP, LR, OPTIMIZER, WD, accumulated, make_optimizer
 from jaxch5.optim.schedule import LAYER_DECAY
 from jaxch5.task import SOFTMAX, Task
+from jaxch5.training.precision import dtype_of
 
 # What batch norms take their statistics from: see `Recipe.bn`.
 NORMS = ("global", "local")
@@ -44,7 +46,8 @@ class Recipe:
 
     Args:
         precision: Type in which the network computes: "fp32", "bf16" or "fp16"; weights,
-            statistics, loss and optimizer are float32.
+            statistics, loss and optimizer are float32. Your own module computes in the types that
+            it was made with.
         head: "concat_pool" (fastai's) or "linear" (torchvision's), for architectures that have
             both.
         groups: Groups of layers for freezing and rates: "fastai" (three for a ResNet), "stages"
@@ -234,6 +237,32 @@ def _weighted(loss: Callable[..., Any], weights: tuple[float, ...]) -> Loss:
     # Cached, because JAX looks up compiled programs by the loss object, and would have to compile
     # again for a new object.
     return partial(loss, weight=weights)
+
+
+def without_effect(
+    recipe: Recipe, name: str, has_batch_norms: bool, made_from: ModelSpec | Any
+) -> Iterator[str]:
+    """Yields a line about each value of a recipe that changes nothing for a network.
+
+    Args:
+        recipe: Recipe with which the network is trained.
+        name: Name of the network.
+        has_batch_norms: Whether the network's body has batch norms.
+        made_from: Specification of the network, or your own module.
+
+    Example:
+        >>> for line in without_effect(Recipe(precision="bf16"), "Tiny", False, object()):
+        ...     print(line)
+        precision = bf16 does not reach Tiny, which computes in the types that it was made with
+    """
+    if not (recipe.train_bn or has_batch_norms):
+        yield f"train_bn = False changes nothing: {name} has no batch norms"
+    ours = isinstance(made_from, ModelSpec) or recipe.precision == "fp32"
+    if not ours and getattr(made_from, "dtype", None) != dtype_of(recipe.precision):
+        yield (
+            f"precision = {recipe.precision} does not reach {name}, which computes in the types "
+            "that it was made with"
+        )
 
 
 def takes_weights(loss: Loss) -> bool:

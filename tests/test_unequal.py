@@ -93,10 +93,19 @@ def test_weights_of_a_file_are_by_name(data, tmp_path):
         ("few = 5\nmany = 1\nmanny = 1", "there is no class manny"),
         ("few = -5\nmany = 1", r"\[1, -5\] should be 2 numbers above 0"),
         ("few = 'x'\nmany = 1", r"\[1, 'x'\] should be 2 numbers above 0"),
+        ("few = true\nmany = 2", r"\[2, True\] should be 2 numbers above 0"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=f"^fit.class_weights = {file}: {line}"):
             learner(data, class_weights=file)
+
+
+def test_weights_are_by_name_however_an_umlaut_is_stored():
+    whole, parts = "caf\u00e9", "cafe\u0301"
+    for name, other in ((whole, parts), (parts, whole)):
+        assert weights_of_classes({"a": 1, name: 2}, np.array([0, 1]), [other, "a"]) == (2.0, 1.0)
+    with pytest.raises(ConfigError, match=f"there are two weights for {whole}"):
+        weights_of_classes({whole: 1, parts: 2}, np.array([0]), [whole])
 
 
 def test_a_loss_of_ones_own_that_takes_no_weights_is_refused():

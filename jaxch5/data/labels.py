@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from jaxch5.errors import DataError
-from jaxch5.util.text import counted, printable
+from jaxch5.util.text import composed, counted, printable
 
 
 def check_labels(
@@ -74,23 +74,38 @@ def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def check_classes(classes: Sequence[str]) -> None:
-    """Checks that each class has a name that no other class has.
+def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the classes as they are compared and kept; see `composed`.
 
     Raises:
-        DataError: The classes are not a list of names, or a name is listed twice.
+        DataError: The classes are not a list of names, a name is empty, or it is listed twice.
+
+    Example:
+        >>> check_classes(["cat", "u\u0308ber"]) == ("cat", "über")
+        True
     """
-    if isinstance(classes, str):
+    if isinstance(classes, str | bytes):
         raise DataError(f"classes: {classes!r} is one name; give a list of names")
+    # Arrays and columns of other libraries are no `Sequence`, but can be indexed. The order of a
+    # set changes from process to process, and a mapping may give numbers other than its order.
+    if isinstance(classes, Mapping) or not hasattr(classes, "__getitem__"):
+        raise DataError(
+            f"classes: {type(classes).__name__} does not number the classes; give a list of names "
+            "in the order of their numbers, such as sorted(names)"
+        )
     for name in classes:
         if not isinstance(name, str):
             raise DataError(
                 f"classes: {name!r} is {type(name).__name__}; should be a name, such as "
                 f"{str(name)!r}"
             )
-    if len(set(classes)) < len(classes):
-        ((name, count),) = Counter(classes).most_common(1)
+    names = tuple(map(composed, classes))
+    if "" in names:
+        raise DataError(f"classes: the name of class {names.index('')} is empty; give it a name")
+    if len(set(names)) < len(names):
+        ((name, count),) = Counter(names).most_common(1)
         raise DataError(f"classes: {printable(name)} is listed {count} times; list it once")
+    return names
 
 
 def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
@@ -114,11 +129,11 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
         >>> numbers_of(["dog", "cat"], ["cat", "dog"]), numbers_of([[0, 1], [1, 0]], ["cat", "dog"])
         (array([1, 0]), array([1, 0]))
     """
-    check_classes(classes)
+    classes = check_classes(classes)
     try:
         array = np.asarray(labels)
-        if array.dtype == object:
-            # pandas stores text as objects.
+        if array.dtype.kind in "OT":
+            # pandas stores text as objects, and NumPy has a type for text of any length.
             array = np.array(array.tolist())
     except Exception as error:
         # Another library's array may raise any kind of error.
@@ -154,7 +169,7 @@ def _numbers_of_names(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     numbers = {name: number for number, name in enumerate(classes)}
     names, which = np.unique(labels, return_inverse=True)
     for name in map(str, names):
-        if name not in numbers:
+        if composed(name) not in numbers:
             known = ", ".join(map(printable, [*classes[:5], *["..."] * (len(classes) > 5)]))
             raise DataError(f"labels: {printable(name)} is not one of the classes ({known})")
-    return np.array([numbers[str(name)] for name in names])[which]
+    return np.array([numbers[composed(str(name))] for name in names])[which]

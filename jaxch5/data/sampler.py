@@ -99,8 +99,13 @@ def balanced(
         [0, 1, 2, 3]
     """
     counts = np.bincount(labels)
-    wanted = counts**power if weights is None else np.asarray(weights, float)
-    if len(wanted) < len(counts) or not np.all((wanted >= 0) & np.isfinite(wanted)):
+    try:
+        wanted = counts**power if weights is None else np.asarray(weights, float)
+    except (TypeError, ValueError):
+        # A mapping, say, or text.
+        wanted = np.empty(0)
+    fits = wanted.ndim == 1 and len(wanted) >= len(counts)
+    if not (fits and np.all((wanted >= 0) & np.isfinite(wanted))):
         raise ConfigError(
             f"balanced: weights = {weights}: should be {len(counts)} numbers of at least 0, one "
             "for each class"

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int, Int32, Shaped, UInt8
 from jaxch5.data.decode import AS_FILES_SAY, Decoded, Reading
 from jaxch5.data.depth import SUFFIXES as DEEP
 from jaxch5.data.depth import guess_range
-from jaxch5.data.labels import check_labels, look_alikes, numbers_of
+from jaxch5.data.labels import check_classes, check_labels, look_alikes, numbers_of
 from jaxch5.data.picture import (
     Picture,
     as_images,
@@ -254,7 +254,7 @@ def from_arrays(
             content or path. See `read_picture`.
         labels: For each item, an index into `classes` or the name of a class; one column
             [items, 1] and one-hot rows [items, classes] are also accepted.
-        classes: Names of the classes.
+        classes: Names of the classes, in the order of their numbers.
 
     Raises:
         DataError: Pictures, labels or classes are not valid, or do not fit together.
@@ -264,7 +264,7 @@ def from_arrays(
         >>> len(source), source.read(3).shape
         (4, (8, 8, 3))
     """
-    numbers = numbers_of(labels, classes)
+    numbers, classes = numbers_of(labels, classes), check_classes(classes)
     pictures = as_images(images)
     if not len(pictures):
         raise DataError("from_arrays: there are no images")
@@ -279,7 +279,7 @@ def from_arrays(
         return decoded if decoded.profile else decoded.pixels
 
     references = [f"image {index:09d}" for index in range(len(numbers))]
-    return Source(tuple(classes), numbers, references, read)
+    return Source(classes, numbers, references, read)
 
 
 def digits() -> Source:

@@ -36,7 +36,7 @@ def stratified_folds(
 
     Args:
         labels: Class of each item.
-        count: Number of folds.
+        count: Number of folds; there are fewer if some would be empty.
         seed: Seed for the order in which items are assigned.
         same: Groups of items that belong in the same fold, such as copies of one picture.
 
@@ -60,7 +60,10 @@ def stratified_folds(
         fold = np.lexsort((dealt.sum(axis=0), dealt[labels[items[0]]]))[0]
         folds[items] = fold
         np.add.at(dealt[:, fold], labels[items], 1)
-    return np.where((dealt > 0).sum(axis=1)[labels] > 1, folds, -1)
+    judged = (dealt > 0).sum(axis=1)[labels] > 1
+    # A fold of only such items is now empty, so the others are numbered anew.
+    folds[judged] = np.unique(folds[judged], return_inverse=True)[1]
+    return np.where(judged, folds, -1)
 
 
 def judge_by_heads(

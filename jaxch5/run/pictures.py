@@ -53,7 +53,7 @@ def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
     if before is None:
         if not restored:
             write_pictures(run.pictures_file, now)
-    elif before.classes != now.classes:
+    elif not same_names(before.classes, now.classes):
         raise ConfigError(
             f"{run.path}: holds a run with other classes ({', '.join(before.classes)}); name "
             "another directory for these pictures"

@@ -27,6 +27,7 @@ from jaxch5.optim.optimizer import ACCUMULATE, CLIP, LR, OPTIMIZER, WD, accumula
 from jaxch5.optim.schedule import LAYER_DECAY
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.precision import dtype_of
+from jaxch5.util.text import composed
 
 # What batch norms take their statistics from: see `Recipe.bn`.
 NORMS = ("global", "local")
@@ -308,6 +309,12 @@ def weights_of_classes(
     if isinstance(given, str | Path):
         where, given = f"{where} = {given}", read_toml(Path(given))
     if isinstance(given, Mapping):
+        names = [*map(composed, given)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigError(f"{where}: there are two weights for {twice}; leave one out")
+        given = dict(zip(names, given.values(), strict=True))
+        classes = [*map(composed, classes)]
         if missing := [name for name in classes if name not in given]:
             raise ConfigError(f"{where}: there is no weight for {', '.join(missing)}")
         if unknown := [name for name in given if name not in classes]:
@@ -316,7 +323,8 @@ def weights_of_classes(
     # The numbers of a JAX array are arrays, but become Python's here.
     numbers: list[float] = np.atleast_1d(np.asarray(given, object)).tolist()
     if len(numbers) != len(classes) or not all(
-        isinstance(weight, Real) and 0 < weight < np.inf for weight in numbers
+        isinstance(weight, Real) and not isinstance(weight, bool) and 0 < weight < np.inf
+        for weight in numbers
     ):
         raise ConfigError(
             f"{where}: {numbers} should be {len(classes)} numbers above 0, one for each class"

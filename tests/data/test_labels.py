@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.dtypes import StringDType
 
 from jaxch5.data.labels import check_labels, look_alikes, numbers_of
 from jaxch5.data.source import Source, from_arrays
@@ -32,6 +33,7 @@ FORMS = {
     "floats": lambda labels, count: labels.astype(float),
     "a column": lambda labels, count: labels[:, None],
     "names": lambda labels, count: [f"class {label}" for label in labels],
+    "names of any length": lambda labels, count: np.array(names(count), StringDType())[labels],
     "names as objects": lambda labels, count: np.array(names(count), object)[labels],
     "a column of names": lambda labels, count: np.array(names(count))[labels][:, None],
     "rows": lambda labels, count: np.eye(count)[labels],
@@ -107,6 +109,8 @@ def test_what_has_no_meaning_is_one_line(kind):
         ("ab", "'ab' is one name"),
         ([1, 0], "1 is int; should be a name, such as '1'"),
         ([None, "a"], "None is NoneType"),
+        (["a", ""], "the name of class 1 is empty"),
+        (["\u00e9", "e\u0301"], "\u00e9 is listed 2 times"),
     ],
 )
 def test_classes_have_a_name_each(classes, reason):
@@ -115,6 +119,32 @@ def test_classes_have_a_name_each(classes, reason):
     if not isinstance(classes, str):
         with pytest.raises(DataError, match=reason):
             Source(tuple(classes), np.array([0, 1]), ["a.jpg", "b.jpg"], bytes)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [{"a", "b"}, {"b": 1, "a": 0}, {0: "a", 1: "b"}.values(), {"a": 0, "b": 1}.keys(), b"ab", None],
+    ids=lambda classes: type(classes).__name__,
+)
+def test_classes_that_have_no_order_of_their_own_are_refused(classes):
+    """A set's order differs between processes, and a mapping's numbers would be ignored."""
+    for labels in ([0, 1], ["a", "b"]):
+        with pytest.raises(DataError, match=r"^classes: .*; give a list of names"):
+            from_arrays(np.zeros((2, 4, 4), np.uint8), labels, classes)
+
+
+@pytest.mark.parametrize("array", [np.array, lambda names: np.array(names, StringDType()), tuple])
+def test_classes_are_a_list_of_any_library(array):
+    source = from_arrays(np.zeros((2, 4, 4), np.uint8), [0, 1], array(["b", "a"]))
+    assert source.classes == ("b", "a")
+
+
+def test_an_umlaut_is_one_character_in_classes_and_in_labels():
+    """Names are compared and kept composed, as those of class folders are."""
+    for name, label in (("b\u00e4r", "ba\u0308r"), ("ba\u0308r", "b\u00e4r")):
+        source = from_arrays(np.zeros((2, 4, 4), np.uint8), [label, "cat"], ["cat", name])
+        assert source.classes == ("cat", "b\u00e4r")
+        assert source.labels.tolist() == [1, 0]
 
 
 @given(

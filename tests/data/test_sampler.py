@@ -110,7 +110,10 @@ def test_what_does_not_divide_is_right_on_average():
     np.testing.assert_allclose(counts / 300, 11 / 3, atol=0.1)
 
 
-@pytest.mark.parametrize("weights", [(1.0,), (1.0, -1.0), (1.0, float("nan"))])
+@pytest.mark.parametrize(
+    "weights",
+    [(1.0,), (1.0, -1.0), (1.0, float("nan")), {"a": 1, "b": 2}, "sqrt", 2.0, [[1, 2], [3, 4]]],
+)
 def test_weights_that_cannot_be_are_one_line(weights):
     with pytest.raises(ConfigError, match="should be 2 numbers of at least 0"):
         balanced(np.array([0, 1]), 0, 0, weights)

@@ -63,6 +63,23 @@ def test_wrong_labels_are_doubted():
     assert (found.argmax(axis=1) == truth).mean() > 0.85
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_folds_of_few_pictures_are_numbered_without_a_gap_and_can_be_judged(count):
+    """A class's only picture has a fold of its own until it is assigned to no fold."""
+    rng = np.random.default_rng(0)
+    random = [rng.integers(0, 4, rng.integers(2, 12)) for _ in range(40)]
+    judged = 0
+    for labels in [np.array([0, 0, 1, 1, 2]), *random]:
+        folds = stratified_folds(labels, count)
+        kept = folds[folds >= 0]
+        assert set(kept.tolist()) == set(range(len(set(kept.tolist()))))
+        if len(kept) and len(set(labels.tolist())) > 1:
+            found = judge_by_heads(rng.normal(size=(len(labels), 4)), labels, folds, classes=4)
+            assert found.sum(axis=1) == pytest.approx((folds >= 0).astype(float))
+            judged += 1
+    assert judged > 20
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_few_folds_few_items_and_a_class_in_one_fold_alone_are_judged(count):
     x, labels = blobs(10, classes=2)

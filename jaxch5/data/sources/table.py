@@ -144,7 +144,9 @@ def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
 
 def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yields the rows of a table that are not empty, with the lines on which they begin."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    opened = io.StringIO(text, newline="")
+    # Quotes are quotes also if a space follows the separator: cells are stripped of it later on.
+    reader = csv.reader(opened, delimiter=separator, skipinitialspace=True, strict=True)
     begin = 1
     try:
         for row in reader:

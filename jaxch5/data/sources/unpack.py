@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -22,6 +23,8 @@ from jaxch5.util.text import percent
 GROWTH, FREE_GROWTH, SHARE_OF_DISK = 20, 10**9, 0.9
 # Bytes that the smallest file takes on a disk.
 BLOCK = 4096
+# The bit of a zip file's member that says that its name is in UTF-8.
+IN_UTF_8 = 0x800
 
 
 class _Member(tarfile.TarInfo):
@@ -77,10 +80,15 @@ def _unpack(archive: Path, folder: Path, name: str) -> None:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             # A member that is longer than its stated size fails its checksum.
+            files: set[PurePosixPath] = set()
             for entry in packed.infolist():
-                _stays_inside(name, entry.filename.replace("\\", "/"))
+                entry.filename = _name_of(entry)
+                _stays_inside(name, entry.filename)
+                if not entry.is_dir():
+                    _comes_once(name, entry.filename, files)
                 room = _taken(name, room, entry.file_size)
-            packed.extractall(folder)
+            for entry in packed.infolist():
+                packed.extract(entry, folder)
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive, tarinfo=_Member) as members:
             # Python 3.11 has extraction filters only from 3.11.4 on.
@@ -99,14 +107,42 @@ def _stays_inside(name: str, place: str) -> None:
         raise DataError(f"{name}: holds {place}, which would be written outside its folder")
 
 
+def _name_of(entry: zipfile.ZipInfo) -> str:
+    """Returns the name of a zip file's member, with slashes.
+
+    macOS writes names in UTF-8 without the flag that says so, and zipfile then takes them for text
+    in code page 437; old tools for Windows write backslashes.
+    """
+    name = entry.filename
+    if not entry.flag_bits & IN_UTF_8:
+        # Names that are in code page 437 are hardly ever valid UTF-8.
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")
+
+
+def _comes_once(name: str, place: str, files: set[PurePosixPath]) -> None:
+    """Refuses a file that an archive holds twice, as the second one would replace the first."""
+    path = PurePosixPath(place)
+    if path in files:
+        raise DataError(
+            f"{name}: holds {place} twice, and only one of the two can be unpacked; unpack it "
+            "yourself and name the folder with --data.path"
+        )
+    files.add(path)
+
+
 def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfile.TarInfo]:
     """Yields the members of a tar file, each checked before it is unpacked."""
+    files: set[PurePosixPath] = set()
     for member in members:
         # Some versions of tarfile follow a chain of long links out of the folder.
         if not (member.isfile() or member.isdir() or member.islnk()):
             raise DataError(f"{name}: holds {member.name}, which is neither a file nor a folder")
         for place in (member.name, member.linkname):
             _stays_inside(name, place)
+        if not member.isdir():
+            _comes_once(name, member.name, files)
         member.mode = 0o755 if member.isdir() else 0o644
         room = _taken(name, room, member.size)
         yield member

@@ -49,6 +49,18 @@ def test_rows_are_pictures(table):
     assert list(source.columns["who"]) == ["x", "y"]
 
 
+@pytest.mark.parametrize("separator", ",;\t|")
+def test_a_quoted_cell_may_follow_a_space(table, separator):
+    rows = (
+        ("image", "label", '"is, who"'),
+        ("a.png", '"red"', "x"),
+        ('"sub/b, c.png"', "red", "y"),
+    )
+    source = from_csv(table("\n".join(f"{separator} ".join(row) for row in rows) + "\n"))
+    assert source.classes == ("red",)
+    assert source.columns == {"is, who": ["x", "y"]}
+
+
 def test_columns_and_root_can_be_named(table, tmp_path):
     (tmp_path / "lists").mkdir()
     file = tmp_path / "lists" / "t.csv"

@@ -106,6 +106,59 @@ def test_a_hard_link_within_is_a_picture_that_is_there_twice(tmp_path):
     assert (tmp_path / "out" / "b" / "1.png").read_bytes() == b"bad"
 
 
+def zip_of(*names):
+    """Returns a zip file whose names are stored as these bytes, without the flag for UTF-8."""
+    content = io.BytesIO()
+    marks = [f"{number:@>{len(name)}}" for number, name in enumerate(names)]
+    with zipfile.ZipFile(content, "w") as archive:
+        for mark, name in zip(marks, names, strict=True):
+            archive.writestr(mark, name)
+    packed = content.getvalue()
+    for mark, name in zip(marks, names, strict=True):
+        assert packed.count(mark.encode()) == 2
+        packed = packed.replace(mark.encode(), name)
+    return packed
+
+
+def test_names_in_a_zip_are_those_that_it_was_made_of(tmp_path):
+    """They are in UTF-8 with or without the flag, or in code page 437, maybe with backslashes."""
+    names = ["caf\u00e9/1.png".encode(), "caf\u00e9/2.png".encode("cp437"), rb"tea\green\3.png"]
+    (tmp_path / "a.zip").write_bytes(zip_of(*names, b"empty\\"))
+    unpack(tmp_path / "a.zip", tmp_path / "out")
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.rglob("*.png")}
+    assert files == {"caf\u00e9/1.png", "caf\u00e9/2.png", "tea/green/3.png"}
+    assert (tmp_path / "out" / "caf\u00e9" / "1.png").read_bytes() == names[0]
+    assert (tmp_path / "out" / "empty").is_dir()
+    with zipfile.ZipFile(tmp_path / "flag.zip", "w") as archive:
+        archive.writestr("caf\u251c\u2310.png", "such a name is kept if the flag says so")
+    unpack(tmp_path / "flag.zip", tmp_path / "flag")
+    assert [path.name for path in (tmp_path / "flag").iterdir()] == ["caf\u251c\u2310.png"]
+
+
+@pytest.mark.parametrize("name", [rb"..\outside.png", rb"a\..\..\outside.png", rb"\outside.png"])
+def test_nothing_is_written_outside_by_backslashes(name, tmp_path):
+    (tmp_path / "a.zip").write_bytes(zip_of(name))
+    with pytest.raises(DataError, match=r"outside\.png, which would be written outside its folder"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a.zip"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        zip_of(b"dir/", b"dir/", b"dir/1.png", b"dir/2.png", rb"dir\./1.png"),
+        tar_of(("dir/1.png", FILE, ""), ("dir/2.png", FILE, ""), ("dir/1.png", FILE, "")),
+    ],
+    ids=["zip", "tar"],
+)
+def test_a_file_that_is_there_twice_is_refused_and_not_replaced(content, tmp_path):
+    """A folder may be listed any number of times."""
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(DataError, match=r"a: holds dir/(\./)?1.png twice, .*; unpack it yourself"):
+        unpack(tmp_path / "a", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar", "many"])
 def test_a_bomb_is_not_unpacked(kind, tmp_path, monkeypatch, tarred):
     """Neither a large file of zeros nor many empty files are unpacked, and no traces are left."""

@@ -114,9 +114,8 @@ class Trainer(Guarded):
 
     def _begin(self, seed: int) -> None:
         weights_key, self._key = jax.random.split(jax.random.key(seed))
-        self.recorder, self._in_call = Recorder(), ""
+        self.recorder, self._in_call, self._restored = Recorder(), "", False
         self._kept: Record | None = None
-        self._restored = False
         self._frozen = self._frozen_to(-1 if self.pretrained else 0)
         how = weights_key, self._frozen.optimizer, self._frozen.paths
         self.state: TrainState = init_state(self.model, self.recipe, self.data.size, *how)

@@ -69,7 +69,7 @@ def test_a_network_without_a_map_is_refused_in_one_line():
     with pytest.raises(ConfigError) as raised:
         find_map(model, spec_of(model), shapes(model, (8, 8)), (8, 8))
     line = str(raised.value)
-    assert line.startswith("Flat: ")
+    assert line.startswith("Flat has no map")
     assert "last_map" in line
     assert len(line.splitlines()) == 1
 

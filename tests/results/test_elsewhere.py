@@ -32,7 +32,8 @@ PLAIN = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
 def classifier(arch, head="linear", **about):
-    model = create_model(arch, 3, head)
+    # A module of one's own has the head that it has.
+    model = create_model(arch, 3, None if isinstance(arch, nn.Module) else head)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
     spec = spec_of(arch)
     of = About(spec.name, head, "fp32", **{"presize": 72, "size": 64, **about})

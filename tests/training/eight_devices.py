@@ -82,6 +82,8 @@ def data_of(batch_size=64, cache="memory", augment=None, count=300):
 
 
 def learner(batch_size=64, cache="memory", augment=None, model=None, **settings):
+    # The lines of a learner would mix with the results on the standard output.
+    settings = {"say": lambda line: None} | settings
     learn = vision_learner(data_of(batch_size, cache, augment), model or Tiny(), **settings)
     learn.console = Console(file=io.StringIO())
     return learn

@@ -124,7 +124,7 @@ class Program:
         recipe = Recipe(self.precision, remat=self.remat, bn=self.bn, loss=cross_entropy)
         spec, dtype = spec_of(self.arch), dtype_of(self.precision)
         model = create_model(self.arch, 1000, dtype=dtype, remat=self.remat)
-        shapes = shapes_of(model, self.size)
+        _, shapes = shapes_of(model, self.size)
         groups = layer_groups("fastai", spec, list(shapes["params"]))
         optimizer = Frozen(model, shapes, spec, groups, 0, recipe).optimizer
         step = make_train_step(

@@ -192,9 +192,10 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
             source = leave_out(source, skipped)
         return source, score_drawn_again(split_of(data, source)(source)[1])
     now = pictures_of(source)
-    found = find(pictures, now)
     if elsewhere:
         found = recognize(pictures, now, source.file, home_of(recorded.data))
+    else:
+        found = find(pictures, now)
     which = options.pictures
     if which is None:
         which = "validated" if not elsewhere or holds_own(pictures, found) else "all"

@@ -315,7 +315,7 @@ def vision_learner(
         recipe: How the network is made and trained; None stands for `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.
         normalization: Mean and deviation of colours; if None, those of the weights or network.
-        crop_pct, interpolation: See `jaxch5.view.View`; None takes what the weights' tests used.
+        crop_pct, interpolation: See `jaxch5.view.View`; by default, those used to test the weights.
         say: Function that takes the line about the weights; None prints it.
         hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.
         overrides: Values of any fields of the recipe, such as `wd=0.1`; see `Recipe`.

@@ -61,7 +61,7 @@ def stratified_folds(
         folds[items] = fold
         np.add.at(dealt[:, fold], labels[items], 1)
     judged = (dealt > 0).sum(axis=1)[labels] > 1
-    # A fold of only such items is now empty, so the others are numbered anew.
+    # A fold of other items only would be empty now, so the folds are renumbered.
     folds[judged] = np.unique(folds[judged], return_inverse=True)[1]
     return np.where(judged, folds, -1)
 

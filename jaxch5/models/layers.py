@@ -69,11 +69,11 @@ def resample_positions(
 
 
 def attention(
-    query: Float[Array, "batch tokens heads width"],
+    query: Float[Array, "batch queries heads width"],
     key: Float[Array, "batch tokens heads width"],
     value: Float[Array, "batch tokens heads width"],
-) -> Float[Array, "batch tokens heads width"]:
-    """Returns for each token the mean of all values, weighted by how well its query fits the keys.
+) -> Float[Array, "batch queries heads width"]:
+    """Returns for each query the mean of all values, weighted by how well it fits their keys.
 
     Source: scaled dot-product attention, Vaswani et al., 1706.03762.
 
@@ -86,12 +86,14 @@ def attention(
         # On a CPU this takes half the time of JAX's own attention, because it multiplies contiguous
         # float32 matrices. Padding the tokens to fill whole vectors of the processor saves 10 % or
         # more of the time for 197 tokens.
-        tokens = parts[0].shape[1]
-        more = (0, 0), (0, 0), (0, -tokens % 8), (0, 0)
-        wide = (jnp.pad(part.swapaxes(1, 2).astype(jnp.float32), more) for part in parts)
-        query, key, value = wide
-        seen = _attend(tokens, query / math.sqrt(query.shape[-1]), key, value)
-        return seen[:, :, :tokens].swapaxes(1, 2).astype(parts[0].dtype)
+        def padded(part: Array) -> Array:
+            more = (0, 0), (0, 0), (0, -part.shape[1] % 8), (0, 0)
+            return jnp.pad(part.swapaxes(1, 2).astype(jnp.float32), more)
+
+        (_, queries, _, width), tokens = parts[0].shape, parts[1].shape[1]
+        query, key, value = map(padded, parts)
+        seen = _attend(tokens, query / math.sqrt(width), key, value)
+        return seen[:, :, :queries].swapaxes(1, 2).astype(parts[0].dtype)
 
     own = jax.nn.dot_product_attention
     return jax.lax.platform_dependent(query, key, value, cpu=heads_first, default=own)

@@ -35,23 +35,33 @@ near_zero, nearer_zero = truncated_normal(0.02), normal(1e-6)
 
 
 class Block(nn.Module):
-    """Attention, then an MLP for each token; the result of each step is added to its input."""
+    """Attention, then an MLP for each token; the result of each step is added to its input.
+
+    With `first_only`, only the first token is returned: every token is attended to, but what the
+    others would have become is not computed.
+    """
 
     heads: int
     layer_scale: float
     dtype: Any
     drop_path: float
+    first_only: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch tokens width"], train: bool) -> Array:
-        shape, width = x.shape, x.shape[-1]
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], train: bool
+    ) -> Float[Array, "batch returned width"]:
+        width = x.shape[-1]
         norm = partial(nn.LayerNorm, 1e-6, dtype=self.dtype)
         dense = partial(Dense, dtype=self.dtype)
         # A CPU multiplies matrices faster than it multiplies stacks of matrices.
         parts = dense(3 * width, name="attn_qkv")(norm(name="norm1")(x).reshape(-1, width))
-        query, key, value = jnp.split(parts.reshape(*shape[:2], -1, width // self.heads), 3, axis=2)
+        parts = parts.reshape(*x.shape[:2], -1, width // self.heads)
+        query, key, value = jnp.split(parts, 3, axis=2)
+        if self.first_only:
+            x, query = x[:, :1], query[:, :1]
         seen = attention(query, key, value).reshape(-1, width)
-        x += self._scaled("ls1_gamma", dense(width, name="attn_proj")(seen).reshape(shape), train)
+        x += self._scaled("ls1_gamma", dense(width, name="attn_proj")(seen).reshape(x.shape), train)
         y = Mlp(self.dtype, name="mlp")(norm(name="norm2")(x))
         return x + self._scaled("ls2_gamma", y, train)
 
@@ -117,8 +127,10 @@ class VisionTransformer(nn.Module):
         x = jnp.concatenate([*first, patches.reshape(batch, -1, self.width)], axis=1)
         x += jnp.pad(places, ((0, 0), (unplaced, 0), (0, 0)))
         block: Any = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        # A linear head reads only the class token.
+        first_only = [False] * (self.depth - 1) + [self.head == "linear"]
         for index, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
-            how = self.heads, self.layer_scale, self.dtype, float(rate)
+            how = self.heads, self.layer_scale, self.dtype, float(rate), first_only[index]
             x = block(*how, name=f"blocks_{index}")(x, train)
         x = nn.LayerNorm(1e-6, name="norm")(x.astype(jnp.float32))
         pooled = x[:, 0]

@@ -173,12 +173,13 @@ def test_a_variance_in_one_pass_is_that_of_two(monkeypatch, offset):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("tokens", [1, 5, 8, 17])
+@pytest.mark.parametrize(("queries", "tokens"), [(1, 1), (5, 5), (8, 8), (17, 17), (1, 17)])
 @pytest.mark.parametrize("logit", [0.0, -1e3])
-def test_attention_and_its_gradients_are_those_of_jax(tokens, logit):
+def test_attention_and_its_gradients_are_those_of_jax(queries, tokens, logit):
     """Results and gradients agree for any number of tokens, even if padding has higher logits."""
-    shape = 2, tokens, 3, 64
-    parts = list(np.random.default_rng(tokens).normal(size=(4, *shape)).astype(np.float32))
+    rng = np.random.default_rng(tokens)
+    shapes = [(2, count, 3, 64) for count in (queries, tokens, tokens, queries)]
+    parts = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
     if logit:
         # Queries and keys point in opposite directions along one axis, so that all logits are
         # close to `logit`.

@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ from jaxch5.models.layers import resample_positions
 from jaxch5.models.pretrained import Pretrained, for_size
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import IMAGENET
-from jaxch5.models.vit import vit_spec
+from jaxch5.models.vit import Block, vit_spec
 from jaxch5.models.weights import export_state_dict, import_state_dict
 from jaxch5.optim.optimizer import is_matrix
 from jaxch5.optim.schedule import group_rates
@@ -81,10 +82,17 @@ def compare_with_timm(arch):
     variables = for_size(weights, spec_of(arch), (size, size)).variables
     model, x = create_model(arch, 1000), pictures(size)
 
+    # With a linear head, the last block returns the class token alone; with the other, all tokens.
+    every_token = create_model(arch, 1000, "concat_pool")
+    head = jax.eval_shape(partial(every_token.init, train=False), jax.random.key(0), x)
+    head = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), head)
+
     @jax.jit
     def evaluate(variables):
         is_norm = {"capture_intermediates": lambda module, _: module.name == "norm"}
-        logits, kept = model.apply(variables, x, train=False, mutable="intermediates", **is_norm)
+        body = {**head, "params": {**variables["params"], "head": head["params"]["head"]}}
+        _, kept = every_token.apply(body, x, train=False, mutable="intermediates", **is_norm)
+        logits = model.apply(variables, x, train=False)
         return logits, kept["intermediates"]["norm"]["__call__"][0]
 
     @jax.jit
@@ -235,6 +243,38 @@ def test_registers_and_patches_reach_the_head(head):
     assert jax.jit(partial(model.apply, train=False))(variables, x).shape == (2, 3)
 
 
+@pytest.mark.parametrize("spec", [SPEC, REGISTERED])
+def test_with_a_linear_head_the_last_block_computes_the_class_token_alone(spec):
+    """The class token and all gradients are what they are if every token is computed."""
+    model, x = create_model(spec, 3), jax.random.normal(jax.random.key(1), (2, 32, 24, 3))
+    params = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    # With the initial weights, a DINOv2's blocks add next to nothing.
+    drawn = [fill(str(index), leaf.shape) for index, leaf in enumerate(leaves)]
+    params = jax.tree.unflatten(tree, drawn)
+
+    def loss(params):
+        keep = {"capture_intermediates": lambda module, _: module.name == "blocks_1"}
+        found, kept = model.apply({"params": params}, x, True, mutable="intermediates", **keep)
+        return jnp.sum(jnp.sin(found)), kept["intermediates"]["blocks_1"]["__call__"][0]
+
+    def every_token(next_function, args, kwargs, context):
+        if isinstance(context.module, Block):
+            object.__setattr__(context.module, "first_only", False)
+        return next_function(*args, **kwargs)
+
+    (ours, last), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    with nn.intercept_methods(every_token):
+        (full, of_all), expected = jax.value_and_grad(loss, has_aux=True)(params)
+    assert (last.shape[1], of_all.shape[1]) == (1, 12 + 1 + model.registers)
+    np.testing.assert_allclose(last, of_all[:, :1], rtol=1e-5, atol=1e-5)
+    assert float(ours) == pytest.approx(float(full), rel=1e-5)
+    size = optax.tree.norm(expected)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6 * size), gradient, expected
+    )
+
+
 @pytest.mark.parametrize(
     "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.float16)]
 )
@@ -297,7 +337,7 @@ def test_blocks_are_left_out_in_training_alone():
 def named(tmp_path_factory):
     """Provides the import path of the tiny network's spec, as the command line takes it."""
     folder = tmp_path_factory.mktemp("nets")
-    code = f"from jaxch5.models.vit import vit_spec\nSPEC = vit_spec('tiny_vit', **{TINY})\n"
+    code = f"from jaxch5.models.vit import Block, vit_spec\nSPEC = vit_spec('tiny_vit', **{TINY})\n"
     (folder / "vit_nets.py").write_text(code)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)

@@ -4,12 +4,19 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
+from jaxch5.config.building import load_source
 from jaxch5.config.settings import Config, FitConfig
-from jaxch5.configured import loss_of, schedule_of, train_as_configured
+from jaxch5.configured import data_of, loss_of, schedule_of, train_as_configured
+from jaxch5.data.block import DataBlock
+from jaxch5.data.split import random_split
+from jaxch5.errors import ConfigError, DataError
 from jaxch5.losses import cross_entropy, focal_loss
+from jaxch5.run.directory import create_run
 from jaxch5.run.history import total_epochs
+from jaxch5.run.pictures import record_pictures
 
 
 def settings(**fit):
@@ -111,3 +118,45 @@ def test_smoothing_goes_with_cross_entropy_only():
 def test_the_phases_count_together():
     assert total_epochs(settings(schedule="fine_tune", epochs=6, freeze_epochs=3)) == 9
     assert total_epochs(settings(epochs=6)) == 6
+
+
+PARTS = ["train"] * 14 + ["valid"] * 6
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "line"),
+    [
+        ({"split": ["0"] * 14 + ["1"] * 6}, {}, "if true means validation, choose"),
+        ({"split": [*PARTS[1:], "trian"]}, {}, "trian is neither"),
+        ({"split": PARTS, "set": PARTS}, {}, "say which one"),
+        ({"split": PARTS}, {"valid_fraction": 0.3}, "only works with a random split"),
+    ],
+    ids=["0/1", "wrong word", "two columns", "fraction"],
+)
+def test_a_run_goes_on_with_its_parts_though_its_split_would_be_refused_now(
+    columns, settings, line, tmp_path
+):
+    """Earlier versions overlooked some columns and drew the split at random.
+
+    A run of theirs keeps the parts that it recorded, whatever its configuration would mean now. A
+    new run with the same configuration is refused.
+    """
+    rows = [",".join(("image", "label", *columns))]
+    for number, words in enumerate(zip(*columns.values(), strict=True)):
+        Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        rows.append(",".join((f"{number}.png", "ab"[number % 2], *words)))
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    small = {"path": tmp_path / "t.csv", "presize": 8, "size": 8, "batch_size": 4}
+    config = Config.model_validate({"data": {**small, **settings}})
+    source, split = load_source(config.data), random_split(0.3, seed=5)
+    run = create_run(config, tmp_path / "run")
+    record_pictures(run, DataBlock(source, split, presize=8, size=8).load(4))
+
+    said = []
+    data, _ = data_of(config, run, said.append)
+    assert [part.items.tolist() for part in (data.train, data.valid)] == [
+        part.tolist() for part in split(source)
+    ]
+    assert said[0].startswith("20 pictures of 2 classes: 14 for training, 6 for validation")
+    with pytest.raises((DataError, ConfigError), match=line):
+        data_of(config, None, said.append)

@@ -126,8 +126,14 @@ def is_packed(path: Path | Address) -> bool:
     return isinstance(path, Address) or (path / INDEX).is_file()
 
 
-def facts_of(settings: DataConfig, source: Source) -> Pictures:
-    """Returns what is known about the pictures that the settings name, for `check_applies`."""
+def facts_of(settings: DataConfig, source: Source, split: Split | None = None) -> Pictures:
+    """Returns what is known about the pictures that the settings name, for `check_applies`.
+
+    Args:
+        settings: Settings that name the pictures.
+        source: The pictures.
+        split: Split to use instead of the one that the settings describe.
+    """
     if settings.tfds is not None or settings.archive is not None:
         kind = "archive" if settings.tfds is None else "tfds"
     elif settings.path is None:
@@ -136,6 +142,10 @@ def facts_of(settings: DataConfig, source: Source) -> Pictures:
         kind = "packed"
     else:
         kind = "table" if is_table(Path(settings.path)) else "folder"
+    if split is not None:
+        # How the settings would split them does not matter: a run keeps the split that it recorded,
+        # even if its configuration would now be refused.
+        return Pictures(kind, tuple(source.columns))
     column = column_of(settings, source)
     own = "" if column is None else f"their column {column}"
     if source.in_parts:
@@ -239,7 +249,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         source = load_source(settings)
         if settings.on_bad == "skip":
             source = readable(source)
-    check_applies(config, pictures=facts_of(settings, source))
+    check_applies(config, pictures=facts_of(settings, source, split))
     if settings.on_bad == "stop":
         check_heads(source)
     split, own = split or split_of(settings, source), split is None

@@ -22,6 +22,7 @@ from jaxch5.data.verify import unreadable
 from jaxch5.errors import TrainingError
 from jaxch5.learner import Learner, vision_learner
 from jaxch5.losses import Loss, cross_entropy, focal_loss
+from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import Normalization
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
 from jaxch5.run.directory import RunDir, read_skipped
@@ -138,6 +139,8 @@ def recipe_of(config: Config) -> Recipe:
     known = {field.name for field in fields(Recipe)}
     sections = itertools.chain(config, config.model, config.fit)
     values = {name: value for name, value in sections if name in known}
+    # A configuration always names a head, even if the architecture offers no choice.
+    values["head"] = config.model.head if spec_of(config.model.arch).heads else None
     values["task"] = task_of(config.model.task, config.model.threshold)
     if config.fit.best:
         values["task"] = values["task"].compared_by(config.fit.best, config.fit.metrics)

@@ -62,7 +62,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     from jaxch5.results.interpretation import interpretation_of
     from jaxch5.results.predictor import load_learner
     from jaxch5.run.directory import open_run
-    from jaxch5.task import NAMED, computed, task_of
+    from jaxch5.task import NAMED, OF_COMMANDS, computed, task_of
     from jaxch5.training.process import prepare_process
 
     prepare_process()
@@ -72,8 +72,15 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     if of_run := {"model.arch", "model.task"}.intersection(differing(config, recorded)):
         raise ConfigError(f"{min(of_run)}: {directory.config_file} sets this; leave it out")
     task = task_of(config.model.task, config.model.threshold)
-    metrics = task.scores(MORE) | task.scores(config.fit.metrics)
+    own = task.scores(config.fit.metrics)
+    for name in sorted(OF_COMMANDS.intersection(own)):
+        # An earlier version began the run; `train` refuses such names.
+        del own[name]
+        words = "is left out, since evaluate prints something else under this name"
+        print_line(console, f"the run's metric {name} {words}")
     predictor = load_learner(options.run, options.architecture(), task)
+    # Among five classes, the label is always one of the five most probable.
+    more = [name for name in MORE if name != "top_5" or len(predictor.classes) > 5]
     source, scored = chosen(options, config, recorded)
     source, counts, line = take(source, scored.items), scored.counts, scored.line
     if config.data.on_bad == "skip" and (bad := unreadable(source)):
@@ -93,9 +100,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     shown = task, predictor.about.framing, predictor.about.size
     interp = interpretation_of(source, items, probabilities, source.labels[items], *shown)
 
-    if len(interp.classes) <= 5:
-        metrics.pop("top_5", None)
-    scores = computed(metrics, probabilities, interp.targets)
+    scores = computed(task.scores(more) | own, probabilities, interp.targets)
     scores["calibration_error"] = interp.expected_calibration_error()
     report, confused = interp.classification_report(), interp.most_confused(options.min_val)
     out = options.out or directory.path / "evaluation"

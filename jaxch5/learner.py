@@ -29,8 +29,8 @@ from jaxch5.training.loop import evaluate
 from jaxch5.training.lr_finder import END_LR, NUM_IT, START_LR, find_lr, sweep_rates
 from jaxch5.training.mesh import on_one_device
 from jaxch5.training.plan import UNTRAINED, plan_at_rate, plan_of_one_cycle, plans_of_fine_tune
-from jaxch5.training.precision import dtype_of
-from jaxch5.training.recipe import Recipe, without_effect
+from jaxch5.training.precision import dtype_of, precision_of
+from jaxch5.training.recipe import KIND_OF_HEAD, Recipe, without_effect
 from jaxch5.training.step import make_drawn_eval_step
 from jaxch5.training.tta import compile_looks, drawn_looks
 from jaxch5.util.address import learners_file
@@ -76,9 +76,8 @@ class Learner(Trainer):
 
     def validate(self) -> dict[str, float]:
         """Computes `valid_loss` and the metrics of task and recipe on the validation set."""
-        recipe, step = self.recipe, self._steps.evaluate
-        loss, metrics, task = recipe.objective, recipe.metrics, recipe.task
-        return evaluate(self.state, self.data.valid, step, loss, metrics, task=task)
+        recipe, of = self.recipe, (self.state, self.data.valid, self._steps.evaluate)
+        return evaluate(*of, recipe.objective, recipe.metrics, task=recipe.task)
 
     def summary(self) -> None:
         """Prints how many parameters each group of layers has, and how many of them are trained."""
@@ -339,11 +338,12 @@ def vision_learner(
     ours = ("weights", "recipe", "seed", "normalization", *view, "say", "hooks")
     recipe = (recipe or Recipe()).replaced(*values, also=ours, **overrides)
     spec = spec_of(arch) if isinstance(arch, str | ModelSpec) else None
-    head = recipe.head if spec or recipe.head != Recipe.head else None
+    head = recipe.head or (KIND_OF_HEAD if spec and KIND_OF_HEAD in spec.heads else None)
     how = head, dtype_of(recipe.precision), recipe.remat, recipe.drop_path
     model = create_model(spec or arch, len(data.classes), *how)
-    of = weights, spec or arch, recipe.head, data.classes, normalization, say, view
+    of = weights, spec or arch, getattr(model, "head", ""), data.classes, normalization, say, view
     learn = Learner(data, model, recipe, pretrained_of(*of), seed, normalization, hooks, spec, view)
+    learn.precision = recipe.precision if spec else precision_of(arch)
     for line in without_effect(recipe, learn.spec.name, learn.has_batch_norms, spec or arch):
         (say or print)(line)
     return learn

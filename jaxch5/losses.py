@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxch5.errors import ConfigError
+from jaxch5.util.text import names_in_order
 
 
 def softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
@@ -290,7 +291,9 @@ def explain_loss(
         classes: Names of the classes; None shows their numbers.
 
     Raises:
-        ConfigError: The label is not the number of a class.
+        ConfigError: The label is not the number of a class, or there are more or fewer names than
+            activations.
+        DataError: `classes` has no order, as a set or a mapping.
 
     Example:
         >>> explain_loss([0.6734, 0.2576], label=0, classes=["3", "7"])
@@ -303,7 +306,12 @@ def explain_loss(
     activations = np.asarray(logits, np.float64)
     if not 0 <= label < len(activations):
         raise ConfigError(f"label = {label}: should be from 0 to {len(activations) - 1}")
-    names = [str(number) for number in range(len(activations))] if classes is None else classes
+    numbers = [str(number) for number in range(len(activations))]
+    names = numbers if classes is None else [*map(str, names_in_order(classes))]
+    if len(names) != len(activations):
+        raise ConfigError(
+            f"classes: there are {len(names)} names, but {len(activations)} activations"
+        )
     exponentials = np.exp(activations)
     probabilities = np.asarray(softmax(jnp.asarray(activations)))
     logarithms = np.asarray(log_softmax(jnp.asarray(activations)))

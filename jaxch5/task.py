@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from jaxch5.metrics import (
     metric_of,
 )
 from jaxch5.util.imports import load_object
-from jaxch5.util.text import name_of
+from jaxch5.util.text import name_of, names_in_order
 
 # The smallest normal float32. As a probability it has a loss of 87; smaller ones underflow to zero.
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -32,6 +32,21 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 NONE = "none of these"
 # Default minimum probability of an answer, for a task that needs one.
 THRESHOLD = 0.5
+# What `train` and `evaluate` return besides the metrics and the fields of an epoch's record.
+OF_COMMANDS = {
+    "run",
+    "calibration_error",
+    "pictures",
+    "scored",
+    "classes",
+    "answers",
+    "absent",
+    "confusion_matrix",
+    "most_confused",
+    "suggested",
+    "advice",
+    "figures",
+}
 
 
 BY_ACCURACY = Best()
@@ -101,10 +116,13 @@ class Task:
 
         Args:
             classes: Names of the classes.
-        """
-        return (*classes, *[NONE] * (self.threshold > 0))
 
-    def compared_by(self, name: str, more: Iterable[str | Metric] = ()) -> Task:
+        Raises:
+            DataError: `classes` has no order, as a set or a mapping.
+        """
+        return (*names_in_order(classes), *[NONE] * (self.threshold > 0))
+
+    def compared_by(self, name: str, more: Collection[str | Metric] = ()) -> Task:
         """Returns a copy of the task that compares epochs by another of the numbers they record.
 
         Args:
@@ -128,7 +146,7 @@ class Task:
         others = () if name in LOSSES or known[name] in self.metrics else (known[name],)
         return replace(self, metrics=(*self.metrics, *others), best=best_by(name))
 
-    def scores(self, more: Iterable[str | Metric] = ()) -> dict[str, Metric]:
+    def scores(self, more: Collection[str | Metric] = ()) -> dict[str, Metric]:
         """Returns metric functions, keyed by name: those of the task, then any others.
 
         Args:
@@ -143,8 +161,9 @@ class Task:
             ['accuracy', 'error_rate', 'top_5']
         """
         for given in (self.metrics, more):
-            # A name alone would be taken for its letters.
-            if isinstance(given, str) or not isinstance(given, Iterable):
+            # A name alone would be taken for its letters, a mapping for its keys, and an iterator
+            # would be empty the next time.
+            if isinstance(given, str | Mapping) or not isinstance(given, Collection):
                 shown = name_of(given) if callable(given) else given
                 raise ConfigError(
                     f"fit.metrics = {shown}: should be several metrics, or one in a tuple, as in "

@@ -108,6 +108,7 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
         epochs, of = config.fit.passes, counted(len(data.train.items), "picture")
         print_line(console, f"{epochs} epochs, the default for {of} (--fit.epochs changes it)")
     learn = _learner(data, config, console)
+    _check_names(learn)
     if learn.pretrained:
         # The view is stored, so that it stays the same even if the weights' metadata changes later.
         config = config.model_copy(update={"data": vars(learn.view)})
@@ -164,6 +165,20 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
     learn = learner_of(data, config, partial(print_line, console))
     learn.console = console
     return learn
+
+
+def _check_names(learn: Learner) -> None:
+    """Refuses a metric whose value the results of `train` or of `evaluate` would not hold.
+
+    Only new runs are checked: earlier versions began runs with such metrics.
+    """
+    from jaxch5.task import OF_COMMANDS
+
+    if taken := OF_COMMANDS.intersection(learn.recipe.task.scores(learn.recipe.metrics)):
+        raise ConfigError(
+            f"fit.metrics = {min(taken)}: train or evaluate prints something else under this name; "
+            "give the function another name"
+        )
 
 
 def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:

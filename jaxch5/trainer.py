@@ -60,6 +60,7 @@ class Trainer(Guarded):
         data: Pictures for training and validation.
         model, spec: Linen module, and the description of its architecture.
         recipe: Loss, optimizer, precision and other fixed choices.
+        precision: Type in which the model computes; a learner's file names it.
         groups: Groups of the model's layers.
         state: Weights, running statistics and optimizer state after the last step.
         recorder: Losses, rates and records of training.
@@ -93,7 +94,7 @@ class Trainer(Guarded):
         self.sweep: Sweep | None = None
         self.console, self.saving = plain_console(), Saving()
         self.run: RunDir | None = None
-        self.log, self.profile, self.hooks = False, False, tuple(hooks)
+        self.log, self.profile, self.hooks, self.precision = False, False, hooks, recipe.precision
         self._compiled: dict[Any, Steps] = {}
         self._looks: dict[Any, DrawnEvalStep] = {}
         self._predictor: tuple[Any, Predictor] | None = None
@@ -231,13 +232,12 @@ class Trainer(Guarded):
         task, metrics = self.recipe.task, self.recipe.columns
         columns = [*metrics, *["skipped_steps"] * bool(self.state.scale)]
         hooks: list[Hook] = [Table(self.console, columns, task), record_into(self.recorder)]
-        keeper: Keeper
         if (run := self.run) and is_first():
             hooks += [TensorBoard(run.tensorboard, int(self.state.step))] if self.log else []
             hooks.append(write_records(run, self.data, restored, self.records, attempt))
             of = self.records, attempt, task, metrics, self._classifier
             hooks.append(write_reports(run, self.data, *of))
-            keeper = SaveCheckpoints(run, self.saving, self._about, self.records, attempt)
+            keeper: Keeper = SaveCheckpoints(run, self.saving, self._about, self.records, attempt)
         else:
             keeper = KeepBest(self._kept, self.state.variables, task.best)
         self._kept = None
@@ -335,7 +335,7 @@ class Trainer(Guarded):
     def _classifier(self) -> Predictor:
         """One predictor for all states, so that predictions share its compiled programs."""
         data, task, spec = self.data, self.recipe.task, self.spec
-        network = spec.name, head_of(self.model, spec), self.recipe.precision
+        network = spec.name, head_of(self.model, spec), self.precision
         how = {**vars(data.framing), **vars(self.view), "licence": self.licence}
         about = About(*network, data.presize, data.size, *data.source.reading, **how)
         of: tuple[Any, ...] = self.model, {}, data.classes, self.normalization, about, task, spec

@@ -11,16 +11,17 @@ from PIL import Image
 from jaxch5.cli import run as run_command
 from jaxch5.config.building import load_data
 from jaxch5.config.settings import Config, from_toml
-from jaxch5.config.toml import flat
+from jaxch5.config.toml import flat, to_toml
 from jaxch5.config.uses import USES
 from jaxch5.data.packing import pack
 from jaxch5.data.sources.folder import from_folder
 from jaxch5.data.sources.table import from_csv
 from jaxch5.errors import DataError
-from jaxch5.evaluate import EvaluateOptions, chosen, evaluate
+from jaxch5.evaluate import MORE, EvaluateOptions, chosen, evaluate
 from jaxch5.results.predictor import load_learner
 from jaxch5.run.directory import create_run
 from jaxch5.run.pictures import record_pictures
+from jaxch5.task import OF_COMMANDS, task_of
 
 
 def evaluated(capsys, *argv):
@@ -39,6 +40,8 @@ def test_it_is_the_runs_last_validation(trained, tmp_path, capsys):
     status, out, err = evaluated(capsys, path, "--out", tmp_path / "seen", "--json")
     assert status == 0, err
     document = json.loads(out)
+    # No metric may have the name of any other field.
+    assert set(document) - set(task_of("softmax").scores(MORE)) <= set(OF_COMMANDS)
     assert document["pictures"] == 8
     assert document["accuracy"] == pytest.approx(learn.records[-1]["accuracy"])
     matrix = learn.interpret().confusion_matrix()
@@ -49,6 +52,26 @@ def test_it_is_the_runs_last_validation(trained, tmp_path, capsys):
     assert (tmp_path / "seen" / "suspects.csv").read_text().startswith("image,label,prediction,")
     assert "precision" in err
     assert "accuracy" in err
+
+
+def test_a_runs_own_metrics_are_printed_or_said_to_be_left_out(
+    trained, tmp_path, capsys, monkeypatch
+):
+    """A metric is not printed in another's place, nor dropped because it is trivial."""
+    path, learn = trained
+    run = shutil.copytree(path, tmp_path / "run")
+    (tmp_path / "mine_of_evaluate.py").write_text("def calibration_error(*_): return 0.125")
+    monkeypatch.syspath_prepend(tmp_path)
+    metrics = ("mine_of_evaluate:calibration_error", "top_5")
+    config = from_toml(run / "config.toml").model_copy(update={"fit": {"metrics": metrics}})
+    (run / "config.toml").write_text(to_toml(config))
+    status, out, err = evaluated(capsys, run, "--json")
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["top_5"] == 1
+    error = learn.interpret().expected_calibration_error()
+    assert document["calibration_error"] == pytest.approx(error)
+    assert "the run's metric calibration_error is left out, since evaluate prints something" in err
 
 
 def test_the_report_fits_a_narrow_terminal(trained, tmp_path, capsys, monkeypatch):

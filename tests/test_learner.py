@@ -375,7 +375,7 @@ def test_a_recipe_and_arguments_by_name_or_by_place_say_the_same(plain):
             Tiny(),
             "none",
             "bf16",
-            "concat_pool",
+            None,
             "auto",
             False,
             0.1,

@@ -118,6 +118,8 @@ def test_the_chapters_example_is_explained(capsys):
     assert loss.endswith("0.9225")
     with pytest.raises(ConfigError, match="label = 2"):
         explain_loss([0.1, 0.2], 2)
+    with pytest.raises(ConfigError, match="classes: there are 3 names, but 2 activations"):
+        explain_loss([0.1, 0.2], 1, ["a", "b", "c"])
 
 
 @settings(deadline=None, max_examples=20)

@@ -360,6 +360,7 @@ def test_heads_and_precision_reach_what_is_built(head, data, tmp_path):
         ({"remat": True}, "model.remat = true: the build function of mixer has no"),
         ({"weights": "imagenet"}, "the ModelSpec of mixer lists no weights on the hub"),
         ({"groups": "halves"}, "model.groups = halves: should be one of fastai, stages"),
+        ({"head": "linear"}, "model.head = linear: mixer has one kind of head; leave it out"),
     ],
 )
 def test_what_it_cannot_do_is_refused(named, line, data):
@@ -565,6 +566,8 @@ def test_training_begins_from_variables(module, data):
     [
         ({"remat": True}, r"model\.remat = true: your own module does not take it; leave it out"),
         ({"head": "linear"}, r"model\.head = linear: your own module does not take it"),
+        ({"head": "concat_pool"}, r"model\.head = concat_pool: your own module does not take it"),
+        ({"recipe": jx.Recipe(head="concat_pool")}, r"model\.head = concat_pool: your own module"),
         ({"drop_path": 0.1}, r"model\.drop_path = 0\.1: your own module does not take it"),
     ],
 )
@@ -583,6 +586,34 @@ def test_a_line_says_that_precision_does_not_reach_a_module_of_ones_own(data):
     said(OfLinen())
     line = "precision = bf16 does not reach OfLinen, which computes in the types that it was made "
     assert lines == [f"{line}with"]
+
+
+class TypedNnx(OfNnx):
+    """A module of nnx that states the type in which it computes."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.dtype = jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("module", "computed"),
+    [
+        (OfLinen(), "fp32"),
+        (OfLinen(dtype=jnp.bfloat16), "bf16"),
+        (OfNnx(nnx.Rngs(0)), "fp32"),
+        (TypedNnx(nnx.Rngs(0)), "bf16"),
+    ],
+    ids=["linen", "linen in bf16", "nnx", "nnx in bf16"],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_file_names_the_precision_in_which_a_module_computes(
+    module, computed, precision, data, tmp_path
+):
+    learn = jx.vision_learner(data, module, "none", precision, say=lambda line: None)
+    learn.save(tmp_path / "learner")
+    again = jx.load_learner(tmp_path / "learner", module)
+    assert learn.predictor().about.precision == again.about.precision == computed
 
 
 def test_a_module_of_ours_may_be_given_with_its_own_head(data):

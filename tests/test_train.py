@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from jaxch5.config.settings import Config, from_toml
+from jaxch5.metrics import FIELDS
+from jaxch5.task import OF_COMMANDS, SOFTMAX
 from jaxch5.train import main
 
 SIZES = ("--data.presize", "48", "--data.size", "32", "--data.batch-size", "8")
@@ -265,7 +267,22 @@ def test_json_is_one_document(pictures, tmp_path):
     document = json.loads(ended.stdout)
     assert document["run"] == str(run)
     assert document["epoch"] == 0
+    # No metric may have the name of any other field.
+    assert set(document) - set(SOFTMAX.scores()) <= {*FIELDS, *OF_COMMANDS}
     assert ended.stderr.splitlines()[1].split() == COLUMNS
+
+
+def test_a_metric_does_not_replace_what_train_or_evaluate_prints(
+    pictures, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "mine_of_train.py").write_text("def run(probabilities, labels): return 0.5")
+    monkeypatch.syspath_prepend(tmp_path)
+    argv = ("--data.path", pictures, "--workdir", tmp_path / "run", *SMALL)
+    argv += ("--fit.metrics", "mine_of_train:run")
+    status, _, err = run_in_process(capsys, monkeypatch, *argv)
+    assert status == 2
+    assert "fit.metrics = run: train or evaluate prints something else under this name; " in err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ CASES = (
             "augment.max_warp": _augment("max_warp"),
             "augment.min_scale": default_of("augmentation.policy", "MIN_SCALE"),
             "model.weights": default_of("learner:vision_learner", "weights"),
-            "model.head": default_of("training.recipe:Recipe", "head"),
+            "model.head": default_of("training.recipe", "KIND_OF_HEAD"),
         },
     ),
     Case(

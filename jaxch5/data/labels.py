@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from jaxch5.errors import DataError
-from jaxch5.util.text import composed, counted, printable
+from jaxch5.util.text import composed, counted, names_in_order, printable
 
 
 def check_labels(
@@ -84,16 +84,7 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
         >>> check_classes(["cat", "u\u0308ber"]) == ("cat", "über")
         True
     """
-    if isinstance(classes, str | bytes):
-        raise DataError(f"classes: {classes!r} is one name; give a list of names")
-    # Arrays and columns of other libraries are no `Sequence`, but can be indexed. The order of a
-    # set changes from process to process, and a mapping may give numbers other than its order.
-    if isinstance(classes, Mapping) or not hasattr(classes, "__getitem__"):
-        raise DataError(
-            f"classes: {type(classes).__name__} does not number the classes; give a list of names "
-            "in the order of their numbers, such as sorted(names)"
-        )
-    for name in classes:
+    for name in names_in_order(classes):
         if not isinstance(name, str):
             raise DataError(
                 f"classes: {name!r} is {type(name).__name__}; should be a name, such as "

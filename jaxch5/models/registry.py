@@ -170,6 +170,8 @@ def create_model(
         _refuse_for_module(arch, head=head, remat=remat, drop_path=drop_path)
         return _as_linen(arch)
     spec = spec_of(arch)
+    if head and not spec.heads:
+        raise ConfigError(f"model.head = {head}: {spec.name} has one kind of head; leave it out")
     if head is None and spec.heads:
         head = spec.heads[0]
     if spec.heads and head not in spec.heads:

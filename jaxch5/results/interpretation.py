@@ -28,7 +28,7 @@ from jaxch5.results.suspects import (
 )
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.util.fastai import NamesFastai
-from jaxch5.util.text import percent
+from jaxch5.util.text import names_in_order, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +53,7 @@ class Interpretation(NamesFastai):
 
     Raises:
         ConfigError: The arguments are invalid, or contradict each other.
+        DataError: `classes` has no order, as a set or a mapping.
 
     Example:
         >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
@@ -69,9 +70,8 @@ class Interpretation(NamesFastai):
     task: Task = SOFTMAX
 
     def __post_init__(self) -> None:
-        targets = np.asarray(self.targets)
-        probabilities = np.asarray(self.probabilities, np.float64)
-        classes = tuple(map(str, self.classes))
+        targets, probabilities = np.asarray(self.targets), np.asarray(self.probabilities, float)
+        classes = tuple(map(str, names_in_order(self.classes)))
         check_probabilities(targets, probabilities, len(classes), self.references)
         vars(self).update(targets=targets.astype(int), probabilities=probabilities, classes=classes)
 

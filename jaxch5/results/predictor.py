@@ -45,7 +45,7 @@ from jaxch5.training.kept import KeptJit
 from jaxch5.training.precision import dtype_of
 from jaxch5.util.address import run_or_learner
 from jaxch5.util.fastai import NamesFastai
-from jaxch5.util.text import counted, percent
+from jaxch5.util.text import counted, names_in_order, percent
 
 BATCH = 32
 
@@ -100,7 +100,7 @@ class Predictor(NamesFastai):
         task: Task = SOFTMAX,
         spec: ModelSpec | None = None,
     ) -> None:
-        self.model, self.variables, self.classes = model, variables, classes
+        self.model, self.variables, self.classes = model, variables, names_in_order(classes)
         self.normalization, self.about, self.task = normalization, about, task
         self.spec = spec or spec_of(model)
         self._programs: dict[Callable[[Predictor], Any], Any] = {}  # Shared by copies.
@@ -341,7 +341,7 @@ def load_learner(
     if pretrained.classes is None:
         raise WeightsError(f"{path}: has no class names; {EXPORT}")
     arch = spec if model is None or isinstance(model, str) else model
-    head = about.head if isinstance(arch, str | ModelSpec) else None
+    head = about.head if isinstance(arch, str | ModelSpec) and spec.heads else None
     network = create_model(arch, len(pretrained.classes), head, dtype_of(about.precision))
     about = about._replace(head=head_of(network, spec))
     check_weights(path, network, pretrained, about.size)

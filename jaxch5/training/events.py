@@ -6,14 +6,16 @@ afterwards, so a hook can only observe training, or end it by raising an excepti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from jaxch5.errors import ConfigError
 from jaxch5.metrics import Record
 from jaxch5.results.interpretation import Interpretation
 from jaxch5.training.plan import Plan
 from jaxch5.training.state import TrainState
+from jaxch5.util.text import name_of
 
 
 class StepRecord(NamedTuple):
@@ -160,3 +162,31 @@ class End(NamedTuple):
 
 Event = Begin | Ready | Step | Epoch | End
 Hook = Callable[[Event], object]
+
+
+def check_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
+    """Returns hooks as a tuple, after checking that they are several functions.
+
+    Args:
+        hooks: Hooks, in the order in which they are called.
+
+    Raises:
+        ConfigError: `hooks` is one function instead of several, or one of them is no function.
+
+    Example:
+        >>> check_hooks(print)
+        Traceback (most recent call last):
+        jaxch5.errors.ConfigError: hooks = print: should be several functions; put a single one \
+into a tuple, as in hooks=(print,)
+    """
+    if isinstance(hooks, str) or not isinstance(hooks, Iterable):
+        shown = name_of(hooks) if callable(hooks) else hooks
+        raise ConfigError(
+            f"hooks = {shown}: should be several functions; put a single one into a tuple, as in "
+            "hooks=(print,)"
+        )
+    several = tuple(hooks)
+    for hook in several:
+        if not callable(hook):
+            raise ConfigError(f"hooks: {hook!r} should be a function that takes an event")
+    return several

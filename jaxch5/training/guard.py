@@ -14,6 +14,7 @@ from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.framing import size_text
 from jaxch5.task import Task
+from jaxch5.training.events import check_hooks
 from jaxch5.training.kept import kept_shapes
 from jaxch5.util.fastai import NamesFastai
 from jaxch5.util.text import same_names
@@ -96,6 +97,8 @@ class Guarded(NamesFastai):
             if name in vars(self) and name == "data":
                 refuse_within_call(self, "a change of learn.data")
                 check_successor(self.model, self.data, value)
+            if name == "hooks":
+                value = check_hooks(value)
             super().__setattr__(name, value)
 
 

@@ -42,6 +42,20 @@ def dtype_of(precision: str) -> Any:
     return DTYPES[precision]
 
 
+def precision_of(module: Any) -> str:
+    """Returns the precision in which a module computes that was not made by `create_model`.
+
+    A module states it by its attribute `dtype`; without one, it counts as "fp32".
+
+    Example:
+        >>> import flax.linen as nn
+        >>> precision_of(nn.Dense(2, dtype=jnp.bfloat16)), precision_of(nn.Dense(2))
+        ('bf16', 'fp32')
+    """
+    made_with = getattr(module, "dtype", None)
+    return next((name for name, dtype in DTYPES.items() if dtype == made_with), "fp32")
+
+
 @cache
 def has_float16() -> bool:
     """Checks whether XLA can compute in float16; on CPUs without F16C it lacks the conversions."""

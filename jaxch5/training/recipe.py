@@ -26,9 +26,11 @@ from jaxch5.models.spec import ModelSpec
 from jaxch5.optim.optimizer import ACCUMULATE, CLIP, LR, OPTIMIZER, WD, accumulated, make_optimizer
 from jaxch5.optim.schedule import LAYER_DECAY
 from jaxch5.task import SOFTMAX, Task
-from jaxch5.training.precision import dtype_of
-from jaxch5.util.text import composed
+from jaxch5.training.precision import precision_of
+from jaxch5.util.text import composed, name_of, names_in_order
 
+# The head of a network that offers several kinds, if the recipe names none.
+KIND_OF_HEAD = "concat_pool"
 # What batch norms take their statistics from: see `Recipe.bn`.
 NORMS = ("global", "local")
 # What Python takes where the command line takes a name.
@@ -50,7 +52,7 @@ class Recipe:
             statistics, loss and optimizer are float32. Your own module computes in the types that
             it was made with.
         head: "concat_pool" (fastai's) or "linear" (torchvision's), for architectures that have
-            both.
+            both, where None stands for "concat_pool".
         groups: Groups of layers for freezing and rates: "fastai" (three for a ResNet), "stages"
             (one for each stage), or "auto", which is "fastai" if `layer_decay` is 1, else "stages".
         train_bn: Whether batch norms of frozen groups are trained, as in fastai; if not, they use
@@ -92,7 +94,8 @@ class Recipe:
 
     Raises:
         ConfigError: A metric or the value of `bn` is unknown, `layer_decay` is out of range, two
-            metrics have the same name, or there are class weights but the loss takes no weights.
+            metrics have the same name, there are class weights but the loss takes no weights, or a
+            loss, mix or task is a name, which only the command line takes.
 
     Example:
         >>> Recipe(wd=0.1).replaced(clip=1.0).wd
@@ -100,7 +103,7 @@ class Recipe:
     """
 
     precision: str = "fp32"
-    head: str = "concat_pool"
+    head: str | None = None
     groups: str = "auto"
     train_bn: bool = True
     wd: float = WD
@@ -123,6 +126,12 @@ class Recipe:
     sizes: Sequence[Size] = ()
 
     def __post_init__(self) -> None:
+        for name, wanted in OBJECTS.items():
+            given = getattr(self, name)
+            fits = isinstance(given, Task) if name == "task" else given is None or callable(given)
+            if not fits:
+                shown = name_of(given) if callable(given) else given
+                raise ConfigError(f"{name} = {shown}: in Python this should be {wanted}")
         # Finds unknown metrics now rather than after the first epoch.
         self.task.scores(self.metrics)
         loss = self.loss or self.task.loss
@@ -182,7 +191,9 @@ class Recipe:
 
         Raises:
             ConfigError: As for `weights_of_classes`.
+            DataError: `classes` has no order, as a set or a mapping.
         """
+        classes = names_in_order(classes)
         weights = self.class_weights
         if not self._counts_classes_alike:
             weights = weights_of_classes(weights, labels, classes)
@@ -200,8 +211,7 @@ class Recipe:
             overrides: Values of fields, keyed by name.
 
         Raises:
-            ConfigError: There is no such field, the recipe does not accept a value, or a loss,
-                mix or task is a name, which only the command line takes.
+            ConfigError: There is no such field, or the recipe does not accept a value.
 
         Example:
             >>> Recipe().replaced(wdd=0.1)
@@ -214,10 +224,6 @@ class Recipe:
             close = difflib.get_close_matches(name, [*names, *also], n=1)
             hint = f"did you mean {close[0]}?" if close else "see Recipe"
             raise ConfigError(f"{name}: there is no such argument; {hint}")
-        for name in changes.keys() & OBJECTS.keys():
-            if isinstance(changes[name], str):
-                line = f"{name} = {changes[name]}: in Python this should be {OBJECTS[name]}"
-                raise ConfigError(line)
         return replace(self, **changes)
 
     def make_optimizer(
@@ -259,7 +265,7 @@ def without_effect(
     if not (recipe.train_bn or has_batch_norms):
         yield f"train_bn = False changes nothing: {name} has no batch norms"
     ours = isinstance(made_from, ModelSpec) or recipe.precision == "fp32"
-    if not ours and getattr(made_from, "dtype", None) != dtype_of(recipe.precision):
+    if not ours and precision_of(made_from) != recipe.precision:
         yield (
             f"precision = {recipe.precision} does not reach {name}, which computes in the types "
             "that it was made with"

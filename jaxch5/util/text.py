@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from rich.console import Console
+
+from jaxch5.errors import DataError
 
 # Maximum number of a list's entries that are shown.
 SHOWN = 20
@@ -142,6 +144,30 @@ def folded(name: str) -> str:
 def same_names(ones: Iterable[str], others: Iterable[str]) -> bool:
     """Checks whether names are the same, in the same order, however umlauts in them are stored."""
     return [*map(composed, ones)] == [*map(composed, others)]
+
+
+def names_in_order(classes: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of classes, after checking that the order of the names numbers the classes.
+
+    Raises:
+        DataError: The order does not, as in a set or a mapping, or there is one name, not a list.
+
+    Example:
+        >>> names_in_order({"dog", "cat"})
+        Traceback (most recent call last):
+        jaxch5.errors.DataError: classes: set does not number the classes; give a list of names in \
+the order of their numbers, such as sorted(names)
+    """
+    if isinstance(classes, str | bytes):
+        raise DataError(f"classes: {classes!r} is one name; give a list of names")
+    # Arrays and columns of other libraries are no `Sequence`, but can be indexed. The order of a
+    # set changes from process to process, and a mapping may give numbers other than its order.
+    if isinstance(classes, Mapping) or not hasattr(classes, "__getitem__"):
+        raise DataError(
+            f"classes: {type(classes).__name__} does not number the classes; give a list of names "
+            "in the order of their numbers, such as sorted(names)"
+        )
+    return tuple(classes)
 
 
 def plain_console(stderr: bool = False) -> Console:

@@ -109,3 +109,23 @@ def test_a_hook_cannot_train_freeze_or_change_the_data(learn):
     learn.freeze()
     learn.fit(1, 0.01)
     assert len(learn.records) == 2
+
+
+@pytest.mark.parametrize(
+    ("hooks", "line"),
+    [
+        (print, r"hooks = print: should be several functions; .*, as in hooks=\(print,\)"),
+        (None, "hooks = None: should be several functions"),
+        ("mine:tell", "hooks = mine:tell: should be several functions"),
+        ((print, "mine:tell"), "hooks: 'mine:tell' should be a function that takes an event"),
+    ],
+)
+def test_hooks_that_are_not_several_functions_are_refused(learn, hooks, line):
+    """This holds when a learner is made, and when its hooks are set later."""
+    with pytest.raises(ConfigError, match=line):
+        jx.vision_learner(learn.data, Tiny(), "none", hooks=hooks)
+    with pytest.raises(ConfigError, match=line):
+        learn.hooks = hooks
+    assert learn.hooks == ()
+    learn.hooks = iter([print])
+    assert learn.hooks == (print,)

@@ -20,6 +20,7 @@ from jaxch5.models.resnet import Conv, ResNet
 from jaxch5.models.spec import IMAGENET
 from jaxch5.optim.groups import frozen_paths
 from jaxch5.optim.optimizer import with_hyperparams
+from jaxch5.task import one_vs_rest
 from jaxch5.training.freezing import Frozen, layer_groups, summarize_model
 from jaxch5.training.recipe import Recipe, weights_of_classes
 from jaxch5.training.state import init_state, with_fresh_optimizer
@@ -236,11 +237,14 @@ def test_the_summary_counts_what_trains():
             {"task": "sigmoid"},
             "task = sigmoid: in Python this should be a Task, as in task=jx.one_",
         ),
+        ({"task": one_vs_rest}, "task = one_vs_rest: in Python this should be a Task, as in"),
+        ({"loss": 2}, "loss = 2: in Python this should be a function"),
     ],
 )
 def test_a_name_of_the_command_line_is_refused_at_once(value, line):
-    with pytest.raises(ConfigError, match=line):
-        Recipe().replaced(**value)
+    for refused in (Recipe, Recipe().replaced):
+        with pytest.raises(ConfigError, match=line):
+            refused(**value)
 
 
 @pytest.mark.parametrize("array", [np.array, jnp.array, np.float32, list, tuple])

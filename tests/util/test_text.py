@@ -7,10 +7,12 @@ import itertools
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 import jaxch5
+from jaxch5.errors import DataError
 from jaxch5.util.text import plain_console, print_line, print_row
 
 
@@ -58,3 +60,30 @@ def test_what_is_counted_has_the_form_that_goes_with_one():
         for count, after in (pair for text in texts for pair in itertools.pairwise(text.values)):
             if isinstance(after, ast.Constant) and not isinstance(count.value, ast.IfExp):
                 assert not re.match(r" (pictures|others)\b", after.value), ast.unparse(count)
+
+
+TAKE_CLASSES = {
+    "explain_loss": lambda classes: jaxch5.explain_loss([0.5, 0.25], 0, classes),
+    "Interpretation": lambda classes: jaxch5.Interpretation([0, 1], np.eye(2), classes),
+    "Predictor": lambda classes: jaxch5.Predictor(None, {}, classes, None, None),
+    "Task.answers": jaxch5.single_label().answers,
+    "Recipe.of_pictures": lambda classes: jaxch5.Recipe().of_pictures(np.array([0, 1]), classes),
+    "from_arrays": lambda classes: jaxch5.from_arrays(
+        np.zeros((2, 4, 4), np.uint8), [0, 1], classes
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAKE_CLASSES)
+def test_classes_without_an_order_are_refused_wherever_they_are_taken(name):
+    """In another order, the same names would stand for other classes."""
+    take = TAKE_CLASSES[name]
+    for unordered, line in (
+        ({"cat", "dog"}, "classes: set does not number the classes; give a list of names in the"),
+        ({"cat": 1, "dog": 0}, "classes: dict does not number the classes"),
+        ("ab", "classes: 'ab' is one name; give a list of names"),
+    ):
+        with pytest.raises(DataError, match=line):
+            take(unordered)
+    for ordered in (["cat", "dog"], ("cat", "dog"), np.array(["cat", "dog"])):
+        take(ordered)

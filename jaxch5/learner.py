@@ -320,7 +320,7 @@ def vision_learner(
         overrides: Values of any fields of the recipe, such as `wd=0.1`; see `Recipe`.
 
     Raises:
-        ConfigError: There is no such architecture or field, or the value of a field is invalid.
+        ConfigError: There is no such architecture or field, or a value or the seed is invalid.
         WeightsError: The weights are not available, or do not fit the network.
 
     Example:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from jaxch5.cli import PicturesOptions, drawable, run, save_figure
 from jaxch5.config.defaults import default_of
+from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import print_line
 
 _default = partial(default_of, "training.lr_finder:find_lr")
@@ -49,7 +50,9 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
 
     sweep_rates(options.start_lr, options.end_lr, options.num_it)
     # The data is loaded first, so that missing pictures are reported before the weights are sought.
-    data = load_data(options.settings())
+    settings = options.settings()
+    check_seed(settings.seed + options.repeats - 1, "seed + repeats - 1")
+    data = load_data(settings)
     config = options.settings_with_weights(say)
     first = learner_of(data, config, say)
     sweeps, suggested = [], []

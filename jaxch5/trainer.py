@@ -18,11 +18,12 @@ from jaxch5.metrics import Record
 from jaxch5.models.pretrained import Pretrained, for_size
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import HEAD, ModelSpec, Normalization
-from jaxch5.results.about import About, head_of
+from jaxch5.results.about import about_network
 from jaxch5.results.interpretation import interpretation_of
 from jaxch5.results.predictor import Predictor
 from jaxch5.run.attempts import Attempts
 from jaxch5.run.checkpoint import Saved, StoredCheckpoints
+from jaxch5.run.conditions import about_run, check_conditions
 from jaxch5.run.directory import RunDir, write_metrics
 from jaxch5.run.follow import follow, guest
 from jaxch5.run.hooks.checkpoints import KeepBest, Keeper, SaveCheckpoints, Saving
@@ -31,7 +32,7 @@ from jaxch5.run.hooks.report import write_reports
 from jaxch5.run.hooks.table import Table
 from jaxch5.run.hooks.tensorboard import TensorBoard
 from jaxch5.run.hooks.trace import Trace
-from jaxch5.run.pictures import about_network, check_about, check_pictures, known_by
+from jaxch5.run.pictures import check_pictures, known_by
 from jaxch5.run.recorder import Recorder
 from jaxch5.run.transfer import transfer
 from jaxch5.training.events import Begin, End, Event, Hook, Ready
@@ -49,6 +50,7 @@ from jaxch5.training.reduction import check_is_mean
 from jaxch5.training.state import TrainState, init_state, with_fresh_optimizer, with_variables
 from jaxch5.training.step import DrawnEvalStep
 from jaxch5.training.steps import Steps, compile_steps
+from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import plain_console, print_line
 from jaxch5.view import WHOLE, view_of
 
@@ -114,7 +116,8 @@ class Trainer(Guarded):
         return f"<{self.spec.name}{frozen}; {self.recorder}{scored}\n {data.partition(';')[0]}>"
 
     def _begin(self, seed: int) -> None:
-        weights_key, self._key = jax.random.split(jax.random.key(seed))
+        self._seed = check_seed(seed)
+        weights_key, self._key = jax.random.split(jax.random.key(self._seed))
         self.recorder, self._in_call, self._restored = Recorder(), "", False
         self._kept: Record | None = None
         self._frozen = self._frozen_to(-1 if self.pretrained else 0)
@@ -290,8 +293,8 @@ class Trainer(Guarded):
         yield End(int(self.state.step), self.state, "finished", interpretation=interp)
 
     def _about(self) -> dict[str, Any]:
-        of = self.spec.name, self.data.classes, self._frozen.frozen_to, self.recipe
-        return about_network(*of, self.normalization, self.view, self.licence)
+        of = self.model, self.spec, self._frozen.frozen_to, self.recipe, self.data, self._seed
+        return about_run(*of, self.normalization, self.view, self.licence)
 
     @alone
     def restore(self, run: RunDir) -> bool:
@@ -304,7 +307,7 @@ class Trainer(Guarded):
 
         Raises:
             CheckpointError: No checkpoint is intact, or the list of the run's pictures is damaged.
-            ConfigError: The run has another architecture, task, classes, class weights or pictures.
+            ConfigError: The run has another network, other pictures or other settings.
             TrainingError: Training is in progress.
         """
         saves = StoredCheckpoints(run.checkpoints)
@@ -324,20 +327,17 @@ class Trainer(Guarded):
         return True
 
     def _saved(self, saves: StoredCheckpoints, step: int) -> Saved:
-        about = saves.about(step)
-        check_about(saves.directory / str(step), about, self._about())
-        self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
-        self.view, self.licence = view_of(about), about.get("licence")
-        self._freeze_to(about["frozen_to"])
+        seen, frozen_to = check_conditions(saves, step, self._about())
+        self.normalization, self.view, self.licence = seen
+        self._freeze_to(frozen_to)
         return saves.restore(self.state, step)
 
     @property
     def _classifier(self) -> Predictor:
         """One predictor for all states, so that predictions share its compiled programs."""
         data, task, spec = self.data, self.recipe.task, self.spec
-        network = spec.name, head_of(self.model, spec), self.precision
-        how = {**vars(data.framing), **vars(self.view), "licence": self.licence}
-        about = About(*network, data.presize, data.size, *data.source.reading, **how)
+        how = self.model, spec, self.precision, data, self.view, self.licence
+        about = about_network(*how)
         of: tuple[Any, ...] = self.model, {}, data.classes, self.normalization, about, task, spec
         if self._predictor is None or self._predictor[0] != of:
             self._predictor = of, Predictor(*of)

@@ -17,6 +17,7 @@ from jaxch5.config.settings import MAY_MOVE, Config
 from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.util.files import to_json
+from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import print_line
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     prepare_process()
     console = options.console()
     config = settings_of_profile(options)
+    check_seed(config.seed + options.repeats - 1, "seed + repeats - 1")
     stages = spec_of(config.model.arch).stages
     workdir = options.workdir
     begun = workdir if workdir and RunDir(workdir).config_file.is_file() else None

@@ -40,3 +40,9 @@ def test_a_wrong_folder_is_named_before_weights_are_looked_for(tmp_path, capsys)
 def test_rates_that_do_not_rise_are_named_before_any_work(capsys):
     assert started("--start-lr", "1", "--end-lr", "0.1") == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_seed_beyond_the_greatest_is_named_before_any_work(capsys):
+    assert started("--seed", str(2**32 - 2), "--repeats", "3") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "seed + repeats - 1 = 4294967296: should be a whole number from 0 to" in line

@@ -129,3 +129,11 @@ def test_it_needs_weights_to_transfer(pictures, weights, capsys):
     assert f"model.weights = {weights}: a profile needs pretrained weights" in (
         capsys.readouterr().err
     )
+
+
+def test_a_seed_beyond_the_greatest_is_named_before_any_work(pictures, tmp_path, capsys):
+    argv = ["--data.path", pictures, "--model.weights", "imagenet", "--seed", 2**32 - 1]
+    assert started(*argv, "--repeats", 2, "--workdir", tmp_path / "profile") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "seed + repeats - 1 = 4294967296: should be a whole number from 0 to" in line
+    assert not (tmp_path / "profile").exists()

@@ -17,7 +17,7 @@ from jaxch5.batch import repeated
 from jaxch5.data.canvases import Canvases, check_presize, choose_cache, free_memory, free_on_device
 from jaxch5.data.pictures import Pictures, pictures_of
 from jaxch5.data.pipeline import Loader
-from jaxch5.data.sampler import Sampler, describe_sampler, shuffled
+from jaxch5.data.sampler import Sampler, shuffled
 from jaxch5.data.source import Source, remarks, with_range
 from jaxch5.data.split import Split, divide
 from jaxch5.data.summary import draw, first_pictures, sizes_of, summarize, unseen, unseen_text
@@ -25,7 +25,8 @@ from jaxch5.errors import ConfigError
 from jaxch5.framing import Framing, Size, height_and_width, size_text
 from jaxch5.plots.training import plot_pictures
 from jaxch5.util.fastai import NamesFastai
-from jaxch5.util.text import counted, plain_console, print_line
+from jaxch5.util.seeds import check_seed
+from jaxch5.util.text import counted, described, plain_console, print_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +104,7 @@ class Data(NamesFastai):
         if sampler is shuffled:
             return []
         per_epoch = f"{draws:,} draws" if draws != train else "as many draws as training pictures"
-        return [f"an epoch has {per_epoch} ({describe_sampler(sampler)})"]
+        return [f"an epoch has {per_epoch} ({described(sampler)})"]
 
     def _framed(self) -> str:
         if self.framing.method != "crop":
@@ -130,8 +131,11 @@ class Data(NamesFastai):
 
         Args:
             seed: Seed of the shuffling.
+
+        Raises:
+            ConfigError: The seed is not a whole number from 0 to 2**32 - 1.
         """
-        return replace(self, train=self.train.with_seed(seed))
+        return replace(self, train=self.train.with_seed(check_seed(seed)))
 
     def parted(self, train: Int[np.ndarray, "train"], valid: Int[np.ndarray, "valid"]) -> Data:
         """Returns the same pictures, split differently.
@@ -276,10 +280,11 @@ class DataBlock(NamesFastai):
                 training set; or a picture cannot be read while all pictures are presized.
             ConfigError: The pictures were packed with a short side of fewer than `presize` pixels,
                 or were cropped although `method` does not allow that; `cache` is not one of the
-                four values; `batch_size` is below 1; or the sampler does not return indices into
-                the labels.
+                four values; `batch_size` is below 1; the seed is not a whole number from 0 to
+                2**32 - 1; or the sampler does not return indices into the labels.
         """
-        source = with_range(self.source)
+        # Without a seed, a loader would not shuffle.
+        seed, source = check_seed(seed), with_range(self.source)
         framing = Framing(self.method, self.pad_mode)
         check_presize(source, self.presize, self.method)
         train, valid = divide(source, self.split)

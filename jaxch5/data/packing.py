@@ -39,6 +39,7 @@ from jaxch5.data.sources.packed import (
 from jaxch5.data.sources.store import Store
 from jaxch5.errors import DataError
 from jaxch5.util.files import sha256_of
+from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import progress_bar
 
 QUALITY = 95
@@ -86,12 +87,13 @@ def pack(
         DataError: A picture cannot be read, a class is left without pictures, or `out` cannot be
             written to or holds another set.
         ConfigError: The source is itself packed, and its pictures are smaller than `size` or were
-            cropped although `method` does not allow that.
+            cropped although `method` does not allow that, or the seed is not a whole number from
+            0 to 2**32 - 1.
     """
     source = with_range(source)
     check_presize(source, size, method)
     store = Store(out)
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(source))
+    order = np.random.Generator(np.random.PCG64(check_seed(seed))).permutation(len(source))
     settings: list[int | str] = [size, quality, shard_size, seed]
     cut = method == "crop"
     # Settings that earlier versions did not have are left out if they have their default values.

@@ -16,6 +16,7 @@ from jaxch5.data.canvases import Canvases
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.data.sampler import Sampler, draw, sequential, shuffled, shuffled_ranges
 from jaxch5.errors import ConfigError, DataError
+from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import counted
 
 # Number of batches that are copied to the device before they are needed.
@@ -43,13 +44,14 @@ class Loader:
         sampler: Sampler that decides what a training epoch draws; see `jaxch5.data.sampler`.
 
     Attributes:
-        items, batch_size, sampler, canvases: The arguments with these names; but if there is no
-            seed, `sampler` is `sequential`.
+        items, batch_size, seed, sampler, canvases: The arguments with these names; but if there is
+            no seed, `sampler` is `sequential`.
         draws: How many items an epoch draws.
 
     Raises:
         DataError: `batch_size` exceeds the number of items that a training epoch draws.
-        ConfigError: `batch_size` is below 1, or the sampler does not return valid indices of items.
+        ConfigError: `batch_size` is below 1, the seed is not a whole number from 0 to 2**32 - 1, or
+            the sampler does not return valid indices of items.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Loader:
         self.batch_size = batch_size
         self.sampler = sequential if seed is None else sampler
         self.canvases = canvases
-        self._seed = seed
+        self.seed = None if seed is None else check_seed(seed)
         self._part = part
         # The order of the epoch that was last requested, and the `earlier_draws` of this order.
         self._counted: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
@@ -137,13 +139,13 @@ class Loader:
 
     def with_items(self, items: Int[np.ndarray, "items"]) -> Loader:
         """Returns a loader of other items of the same canvases."""
-        how = self.batch_size, self._seed, self._part, self.sampler
+        how = self.batch_size, self.seed, self._part, self.sampler
         return Loader(self.canvases, items, *how)
 
     def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Loader:
         """Returns a loader of the rows that one of several processes reads; see `Data.shared`."""
         canvases = self.canvases.shared(put)
-        return Loader(canvases, self.items, self.batch_size, self._seed, part, self.sampler)
+        return Loader(canvases, self.items, self.batch_size, self.seed, part, self.sampler)
 
     @property
     def labels(self) -> Int[np.ndarray, "items"]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from jaxch5.errors import ConfigError
-from jaxch5.util.text import counted
+from jaxch5.util.seeds import check_seed
+from jaxch5.util.text import counted, described
 
 Labels = Int[np.ndarray, "items"]
 Order = Int[np.ndarray, "draws"]
@@ -183,21 +183,6 @@ def is_unequal(labels: Labels, classes: int) -> bool:
     return imbalance(labels, classes) >= IMBALANCE
 
 
-def describe_sampler(sampler: Any) -> str:
-    """Returns a sampler's name with its arguments, as messages show them.
-
-    Example:
-        >>> describe_sampler(partial(repeated, times=4))
-        'repeated(times=4)'
-    """
-    if isinstance(sampler, partial):
-        named = [
-            f"{key}={getattr(value, '__name__', value)}" for key, value in sampler.keywords.items()
-        ]
-        return f"{describe_sampler(sampler.func)}({', '.join([*map(str, sampler.args), *named])})"
-    return getattr(sampler, "__name__", type(sampler).__name__)
-
-
 def draw(
     sampler: Sampler, labels: Labels, epoch: int, seed: int, draws: int | None = None
 ) -> Order:
@@ -213,7 +198,7 @@ def draw(
             should.
     """
     order = np.asarray(sampler(labels, epoch, seed))
-    given = f"data.sampler = {describe_sampler(sampler)}: epoch {epoch}"
+    given = f"data.sampler = {described(sampler)}: epoch {epoch}"
     if order.ndim != 1 or not np.issubdtype(order.dtype, np.integer):
         raise ConfigError(f"{given} is not a list of whole numbers, each an index into labels")
     if len(order) != (max(len(order), 1) if draws is None else draws):
@@ -229,4 +214,4 @@ def draw(
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64([seed, epoch]))
+    return np.random.Generator(np.random.PCG64([check_seed(seed), epoch]))

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 from jaxch5.data.parts import PART_NAMES, TEST, TRAIN, VALID, own_column, part_of, parts_in
 from jaxch5.data.source import FOLDER, IS_VALID, Source, check_several
 from jaxch5.errors import DataError
+from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import composed, counted, shown_as_call
 
 Split = Callable[[Source], tuple[Int[np.ndarray, "train"], Int[np.ndarray, "valid"]]]
@@ -32,6 +33,7 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
     Raises:
         DataError: The fraction is not between 0 and 1. The split itself raises it if a part is
             empty, or if a class has fewer than two items or no item for training.
+        ConfigError: The seed is not a whole number from 0 to 2**32 - 1.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -41,6 +43,7 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
     """
     if not 0 < valid_fraction < 1:
         raise DataError(f"valid_fraction = {valid_fraction}: should be between 0 and 1")
+    drawn_from = check_seed(seed, "random_split: seed")
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         # A picture that a source lists twice is drawn only once, so that it is in only one part.
@@ -57,7 +60,9 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
             )
         # Sorted by name before the draw, so that the order of items in a source does not matter.
         by_name = np.array(sorted(distinct, key=lambda item: composed(source.references[item])))
-        shuffled = by_name[np.random.Generator(np.random.PCG64(seed)).permutation(len(by_name))]
+        shuffled = by_name[
+            np.random.Generator(np.random.PCG64(drawn_from)).permutation(len(by_name))
+        ]
         if not stratify:
             held_out = shuffled[: int(valid_fraction * len(shuffled))]
         else:

@@ -25,6 +25,7 @@ from jaxch5.data.source import Source, item_name, remarks, without_bad
 from jaxch5.errors import DataError
 from jaxch5.framing import Size, height_and_width
 from jaxch5.util.address import is_address
+from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import counted, percent, printable
 
 # Number of pictures whose sizes are read; a sample of this size is enough for a set of a million.
@@ -110,7 +111,8 @@ def draw(
     policy: Policy | None, batch: Batch, size: Size, seed: int = 0
 ) -> Float[np.ndarray, "batch height width 3"]:
     """Returns a batch's pictures as the network would get them, but not normalized."""
-    drawn = jax.jit(augment, static_argnums=(0, 3))(policy, batch, jax.random.key(seed), size)
+    key = jax.random.key(check_seed(seed))
+    drawn = jax.jit(augment, static_argnums=(0, 3))(policy, batch, key, size)
     return np.asarray(jnp.clip(drawn, 0, 1))
 
 

@@ -16,6 +16,7 @@ from jaxch5.augmentation.policy import MIN_SCALE, Policy, aug_transforms, augmen
 from jaxch5.augmentation.sample import sample
 from jaxch5.batch import Batch, repeated, without_labels
 from jaxch5.data.picture import Picture, read_picture
+from jaxch5.util.seeds import check_seed
 
 if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
@@ -65,7 +66,7 @@ def plot_augmentations(
 
     policy = aug_transforms(min_scale=MIN_SCALE) if policy is None else policy
     rows = operations(policy)
-    batch, key = _repeated(picture, draws, size), jax.random.key(seed)
+    batch, key = _repeated(picture, draws, size), jax.random.key(check_seed(seed))
     count = 1 + len(rows)
     figure = Figure(figsize=(1.25 * draws + 0.2, 1.35 * count), layout="constrained")
     grid = figure.subplots(count, draws, squeeze=False)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from jaxch5.config.settings import Config
 from jaxch5.config.toml import explain, known_keys
+from jaxch5.data.block import Data
 from jaxch5.data.decode import AS_FILES_SAY, Reading
 from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.framing import Framing, Size
@@ -177,6 +178,20 @@ def known_task(path: Path, said: dict[str, Any]) -> Task:
 def head_of(model: nn.Module, spec: ModelSpec) -> str:
     """Returns the name of a network's head, to store in a learner's file; "" if it has no name."""
     return getattr(model, "head", "") if spec.heads or spec.names is None else ""
+
+
+def about_network(
+    model: nn.Module,
+    spec: ModelSpec,
+    precision: str,
+    data: Data,
+    view: View,
+    licence: str | None,
+) -> About:
+    """Returns the description of a classifier that is trained on data."""
+    how = {**vars(data.framing), **vars(view), "licence": licence}
+    network = spec.name, head_of(model, spec), precision
+    return About(*network, data.presize, data.size, *data.source.reading, **how)
 
 
 def about_of(config: Config) -> About:

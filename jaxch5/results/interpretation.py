@@ -28,6 +28,7 @@ from jaxch5.results.suspects import (
 )
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.util.fastai import NamesFastai
+from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import names_in_order, percent
 
 if TYPE_CHECKING:
@@ -308,10 +309,10 @@ class Interpretation(NamesFastai):
             seed: Seed for choosing the items at random.
 
         Raises:
-            ConfigError: There are no pictures.
+            ConfigError: There are no pictures, or the seed is not from 0 to 2**32 - 1.
             DataError: A picture cannot be read.
         """
-        items = np.random.default_rng(seed).permutation(len(self))[: nrows * ncols]
+        items = np.random.default_rng(check_seed(seed)).permutation(len(self))[: nrows * ncols]
         return mistakes.plot_answers(*self._shown(items), nrows, ncols)
 
     def _shown(self, items: Int[np.ndarray, "k"]) -> tuple[list[Picture], list[str], list[str]]:
@@ -344,6 +345,5 @@ def interpretation_of(
     def picture(place: int) -> Picture:
         return picture_seen(source, int(items[place]), SIDE, framing, size)
 
-    name = source.file or source.references.__getitem__
-    references = [str(name(item)) for item in items.tolist()]
-    return Interpretation(labels, probabilities, source.classes, references, picture, task)
+    names = map(source.file or source.references.__getitem__, items.tolist())
+    return Interpretation(labels, probabilities, source.classes, [*map(str, names)], picture, task)

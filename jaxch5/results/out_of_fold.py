@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxch5.data.parallel import in_order
 from jaxch5.task import SMALLEST
+from jaxch5.util.seeds import check_seed
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -50,7 +51,9 @@ def stratified_folds(
         # Groups that share an item are merged.
         group[np.isin(group, group[list(items)])] = group[items[0]]
     members: dict[int, list[int]] = {}
-    for item in np.random.Generator(np.random.PCG64(seed)).permutation(len(labels)).tolist():
+    for item in (
+        np.random.Generator(np.random.PCG64(check_seed(seed))).permutation(len(labels)).tolist()
+    ):
         members.setdefault(int(group[item]), []).append(item)
     dealt = np.zeros((labels.max(initial=0) + 1, count), int)
     folds = np.full(len(labels), -1)

@@ -17,7 +17,7 @@ import jax
 from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 
-from jaxch5.errors import CheckpointError
+from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.metrics import Record
 from jaxch5.run.arrays import from_arrays, read_arrays, to_arrays
 from jaxch5.task import Best
@@ -132,13 +132,24 @@ class StoredCheckpoints:
         Args:
             like: State with the same structure, shapes and types.
             step: One of `steps()`.
+
+        Raises:
+            ConfigError: The checkpoint's state has another structure, or other shapes or types.
         """
         records = self.about(step)["records"]
         like = jax.eval_shape(lambda: like)
         folder = self.directory / str(step)
         with self._damage_of(step):
-            variables = from_arrays(read_arrays(folder / VARIABLES), like.variables)
-            state = from_arrays(read_arrays(folder / REST), _without_variables(like))
+            variables, rest = read_arrays(folder / VARIABLES), read_arrays(folder / REST)
+        try:
+            variables = from_arrays(variables, like.variables)
+            state = from_arrays(rest, _without_variables(like))
+        except ValueError as error:
+            # The arrays are those that were saved, so nothing is damaged.
+            raise ConfigError(
+                f"{folder}: was saved by other training ({error}); resume a run with the network, "
+                "optimizer, average, accumulate and precision that it began with"
+            ) from None
         if like.average is None:
             state = state.replace(**variables)
         else:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -27,12 +26,8 @@ from jaxch5.data.sources.table import is_table
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.models.pretrained import Pretrained
-from jaxch5.models.spec import Normalization
 from jaxch5.run.directory import RunDir, read_skipped
-from jaxch5.task import SOFTMAX
-from jaxch5.training.recipe import Recipe
 from jaxch5.util.text import counted, same_names
-from jaxch5.view import View
 
 
 def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
@@ -193,56 +188,6 @@ def check_pictures(run: RunDir, data: Data) -> None:
         f"{run.path}: was trained on other pictures ({said}); split the pictures as "
         "the run did, with recorded_split(RUN), or begin another run from its weights"
     )
-
-
-def about_network(
-    arch: str,
-    classes: Sequence[str],
-    frozen_to: int,
-    recipe: Recipe,
-    normalization: Normalization,
-    view: View,
-    licence: str | None,
-) -> dict[str, Any]:
-    """Returns the description that a checkpoint stores, which is needed to use its state."""
-    return {
-        "arch": arch,
-        "classes": list(classes),
-        "frozen_to": frozen_to,
-        **{name: list(value) for name, value in normalization._asdict().items()},
-        **vars(view),
-        "licence": licence,
-        "task": recipe.task.name,
-        "class_weights": recipe.class_weights,
-        "best": list(recipe.task.best),
-    }
-
-
-def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Checks that a checkpoint has the expected architecture, classes, class weights and task.
-
-    Args:
-        checkpoint: Folder of the checkpoint, for the message.
-        about: Description that the checkpoint was saved with.
-        here: Description of the network that the checkpoint is to be read into.
-
-    Raises:
-        ConfigError: The architecture, classes, class weights or task differ.
-    """
-    # Older checkpoints lack the task and the class weights, which could not be chosen at the time.
-    about = {"task": SOFTMAX.name, "class_weights": "none", **about}
-    same = {
-        "arch": about["arch"] == here["arch"],
-        "classes": same_names(about["classes"], here["classes"]),
-        "task": about["task"] == here["task"],
-        "class_weights": [*about["class_weights"]] == [*here["class_weights"]],
-    }
-    for name, fits in same.items():
-        if not fits:
-            raise ConfigError(
-                f"{checkpoint}: has {name} {about[name]}, not {here[name]}; resume a run with "
-                "the network, the classes and the task that it began with"
-            )
 
 
 def recorded_split(path: str | Path) -> Split:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import fields, is_dataclass
 from functools import partial, wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
@@ -80,6 +81,47 @@ def name_of(function: Any) -> str:
     while isinstance(function, partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__)
+
+
+def described(value: Any) -> str:
+    """Returns a value as text that is the same wherever the value means the same.
+
+    Functions are given by their names, a `partial` or a dataclass as a call, without the arguments
+    that have their default values.
+
+    Example:
+        >>> def scale(x, by=1.0, beyond=()):
+        ...     return by * x
+        >>> described(partial(scale, by=1)), described(partial(scale, by=2.0, beyond=(3, 4)))
+        ('scale', 'scale(beyond=[3, 4], by=2)')
+    """
+    if isinstance(value, partial):
+        return _call(value.func, value.args, value.keywords)
+    if is_dataclass(value) and not isinstance(value, type):
+        return _call(type(value), (), {one.name: getattr(value, one.name) for one in fields(value)})
+    if callable(value):
+        return name_of(value)
+    if hasattr(value, "tolist"):
+        # An array, or a number of NumPy or JAX.
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(described, value))}]"
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _call(function: Any, args: Iterable[Any], keywords: Mapping[str, Any]) -> str:
+    usual = {}
+    # Functions written in C may have no signature.
+    with suppress(ValueError):
+        usual = {name: one.default for name, one in signature(function).parameters.items()}
+    texts = [(name, described(one)) for name, one in sorted(keywords.items())]
+    named = [
+        f"{name}={text}"
+        for name, text in texts
+        if name not in usual or described(usual[name]) != text
+    ]
+    given = ", ".join([*map(described, args), *named])
+    return f"{described(function)}({given})" if given else described(function)
 
 
 class _Shown(NamedTuple):

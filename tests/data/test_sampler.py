@@ -26,7 +26,6 @@ from jaxch5.data.sampler import (
 )
 from jaxch5.data.sampler import (
     balanced,
-    describe_sampler,
     repeated,
     sequential,
     shuffled,
@@ -37,6 +36,7 @@ from jaxch5.errors import ConfigError, DataError
 from jaxch5.learner import vision_learner
 from jaxch5.run.directory import create_run
 from jaxch5.run.hooks.checkpoints import Saving
+from jaxch5.util.text import described
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(np.array)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -138,7 +138,7 @@ SAMPLERS = [
 ]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=describe_sampler)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=described)
 @settings(deadline=None, max_examples=10)
 @given(st.integers(8, 30), st.integers(1, 4), st.integers(1, 4), st.integers(0, 30))
 def test_any_step_has_the_same_batch_on_any_number_of_hosts(sampler, count, rows, processes, start):
@@ -239,9 +239,7 @@ class Tiny(nn.Module):
         return nn.Dense(2, name="head")(nn.Dropout(0.1, deterministic=not train)(x.mean((1, 2))))
 
 
-@pytest.mark.parametrize(
-    "sampler", [balanced, NAMED["sqrt"], backwards_by_turns], ids=describe_sampler
-)
+@pytest.mark.parametrize("sampler", [balanced, NAMED["sqrt"], backwards_by_turns], ids=described)
 def test_a_run_is_resumed_to_the_bit(sampler, tmp_path):
     """A run that is resumed within an epoch ends with the same state as an uninterrupted run.
 

@@ -140,7 +140,8 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
 
 def range_of(found: Sequence[Found], max_pixels: int) -> tuple[str, str]:
     """Guesses the range of values in pictures that have more than 8 bits; see `guess_range`."""
-    from jaxch5.data.depth import SUFFIXES, guess_range
+    from jaxch5.data.depth import SUFFIXES
+    from jaxch5.data.scale import guess_range
 
     files = [path for name, path in found if path == name and name.lower().endswith(SUFFIXES)]
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from jaxch5.config.ranges import parse_range
 from jaxch5.config.settings import MAX_PIXELS
-from jaxch5.data.depth import Deep, deep_of, full_scale, pixels_of
+from jaxch5.data.depth import Deep, deep_of
 from jaxch5.data.formats import (
     TWICE_THE_MEMORY,
     check_size,
@@ -22,12 +22,18 @@ from jaxch5.data.formats import (
 )
 from jaxch5.data.jpeg import decode_at, part_of, read_plain
 from jaxch5.data.profiles import inks_to_rgb, lab_to_rgb, profile_in, to_srgb
+from jaxch5.data.scale import full_scale, pixels_of
 from jaxch5.errors import DataError
 from jaxch5.util.text import printable
 
 WAY_OUT = "; fix the file or remove it"
 # How many pixels are converted to RGB at a time, since the conversion makes copies of them.
 STRIP = 1_000_000
+# Beginnings of Pillow's names for pixels of more than 8 bits.
+DEEP_MODES = ("I", "F")
+# Formats whose values Pillow returns as they are stored; None is a picture made in memory. Other
+# formats state the bit depth of integers, and Pillow scales them up to 16 bits.
+AS_STORED = (None, "PNG", "TIFF")
 # Orientations that swap the axes.
 SIDEWAYS = (5, 6, 7, 8)
 
@@ -133,14 +139,17 @@ def decode_opened(
         >>> decode_opened(Image.new("LA", (1, 1), (0, 0))).pixels.tolist()
         [[[255, 255, 255]]]
     """
+    form = image.format
     # Damaged metadata is ignored.
     with suppress(Exception):
         image = ImageOps.exif_transpose(image)
     try:
-        return _pixels(image, reading)
+        return _pixels(image, reading, form)
+    except DataError as error:
+        reason = f"is {error}"
     except Exception as error:
-        reason = printable(str(error)) or type(error).__name__
-    raise DataError(f"{reference}: cannot be decoded ({reason})")
+        reason = f"cannot be decoded ({printable(str(error)) or type(error).__name__})"
+    raise DataError(f"{reference}: {reason}")
 
 
 class Header(NamedTuple):
@@ -205,7 +214,7 @@ def _read(data: bytes, min_side: int | None, reading: Reading) -> Decoded:
         return _jpeg(data, header, min_side, reading)
     costly = header.format in TWICE_THE_MEMORY
     check_size(*header.size, reading.max_pixels // 2 if costly else reading.max_pixels)
-    return _upright(_pixels(header, reading), header)
+    return _upright(_pixels(header, reading, header.format), header)
 
 
 def _deep(data: bytes, deep: Deep, reading: Reading) -> Decoded:
@@ -227,7 +236,7 @@ def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Readi
     else:
         # Pillow accepts harmless oddities, as viewers do, but refuses truncated files.
         header.draft(None, (header.width // part, header.height // part))
-        decoded = _pixels(header, reading)
+        decoded = _pixels(header, reading, header.format)
     return _upright(decoded._replace(pixels=_cut(decoded.pixels, size, part)), header)
 
 
@@ -245,15 +254,20 @@ def _cut(
     return np.ascontiguousarray(pixels[:height, :width])
 
 
-def _pixels(image: Image.Image, reading: Reading) -> Decoded:
-    """Decodes a picture that Pillow has opened."""
+def _pixels(image: Image.Image, reading: Reading, form: str | None) -> Decoded:
+    """Decodes a picture that Pillow has opened from a file of the format `form`, or made."""
     image.load()
     profile = profile_in(image.info)
+    if image.mode.startswith(DEEP_MODES):
+        whole = image.mode != "F" and form not in AS_STORED
+        said = full_scale(np.dtype(np.uint16)) if whole else None
+        deep = Deep(np.asarray(image)[..., None], said)
+        return Decoded(pixels_of(deep, parse_range(reading.range)), profile)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, STRIP // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        pixels[top : top + rows] = _to_rgb(strip, profile, reading)
+        pixels[top : top + rows] = _to_rgb(strip, profile)
     return Decoded(pixels, None if image.mode in ("CMYK", "LAB") else profile)
 
 
@@ -272,14 +286,7 @@ def _upright(decoded: Decoded, header: Image.Image) -> Decoded:
     return decoded._replace(pixels=np.ascontiguousarray(pixels))
 
 
-def _to_rgb(
-    image: Image.Image, profile: bytes | None, reading: Reading
-) -> UInt8[np.ndarray, "height width 3"]:
-    if image.mode.startswith("I") or image.mode == "F":
-        # The format states the bit depth of integers, and Pillow scales them up to 16 bits.
-        values = np.asarray(image)[..., None]
-        said = None if image.mode == "F" else full_scale(np.dtype(np.uint16))
-        return pixels_of(Deep(values, said), parse_range(reading.range))
+def _to_rgb(image: Image.Image, profile: bytes | None) -> UInt8[np.ndarray, "height width 3"]:
     if image.mode == "CMYK":
         image = inks_to_rgb(image, profile)
     elif image.mode == "LAB":

@@ -13,7 +13,14 @@ from jaxtyping import Float32, Shaped, UInt8
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from jaxch5.data.decode import AS_FILES_SAY, Decoded, Reading, decode_opened, decode_stored
+from jaxch5.data.decode import (
+    AS_FILES_SAY,
+    DEEP_MODES,
+    Decoded,
+    Reading,
+    decode_opened,
+    decode_stored,
+)
 from jaxch5.data.image import presize
 from jaxch5.data.profiles import to_srgb
 from jaxch5.errors import DataError
@@ -220,6 +227,8 @@ def _held(picture: Picture, reference: str) -> Picture:
             picture.load()
         except Exception as error:
             raise DataError(f"{reference}: cannot be decoded ({printable(str(error))})") from None
+        if picture.mode.startswith(DEEP_MODES):
+            decode_opened(picture, reference)
     elif not is_encoded(picture):
         return check_pixels(picture, reference)
     elif not isinstance(picture, str | os.PathLike):

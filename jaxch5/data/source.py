@@ -13,7 +13,6 @@ from jaxtyping import Float32, Int, Int32, Shaped, UInt8
 
 from jaxch5.data.decode import AS_FILES_SAY, Decoded, Reading
 from jaxch5.data.depth import SUFFIXES as DEEP
-from jaxch5.data.depth import guess_range
 from jaxch5.data.labels import check_classes, check_labels, look_alikes, numbers_of
 from jaxch5.data.picture import (
     Picture,
@@ -24,6 +23,7 @@ from jaxch5.data.picture import (
     read_picture,
     read_stored,
 )
+from jaxch5.data.scale import guess_range
 from jaxch5.data.sources.content import head_of
 from jaxch5.data.sources.listing import PassedOver, described
 from jaxch5.errors import DataError

@@ -14,7 +14,8 @@ from PIL import Image
 
 from jaxch5.config.ranges import parse_range
 from jaxch5.data.decode import Reading, decode
-from jaxch5.data.depth import Deep, deep_of, guess_range, pixels_of
+from jaxch5.data.depth import Deep, deep_of
+from jaxch5.data.scale import guess_range, pixels_of
 from jaxch5.data.source import with_range
 from jaxch5.data.sources.folder import from_folder
 from jaxch5.errors import DataError

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.models.reader import flatten
-from jaxch5.models.registry import architectures, create_model, spec_of
+from jaxch5.models.registry import architectures, create_model, shapes_by_tracing, spec_of
 from jaxch5.models.spec import HEAD, ModelSpec, Names, VariablePath
 from jaxch5.util.text import counted
 
@@ -191,9 +191,8 @@ def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
         ConfigError: The variables have no names in state dicts, or two of them have the same name.
     """
     names = names_of(spec)
-    init = partial(create_model(spec, MARK, head).init, train=False)
-    picture = jax.ShapeDtypeStruct((1, spec.size, spec.size, 3), np.float32)
-    shapes = flatten_dict(dict(jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)))
+    _, variables = shapes_by_tracing(create_model(spec, MARK, head), (spec.size, spec.size))
+    shapes = flatten_dict(dict(variables))
 
     def entry(path: VariablePath, like: jax.ShapeDtypeStruct) -> Entry:
         # A single number is broadcast, so that no memory is allocated for the array.

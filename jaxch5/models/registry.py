@@ -9,6 +9,7 @@ import difflib
 import inspect
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jaxch5.errors import ConfigError
@@ -17,6 +18,7 @@ from jaxch5.util.imports import check_choice, load_object
 
 if TYPE_CHECKING:
     import flax.linen as nn
+    from jaxtyping import PyTree
 
 # Import paths of the package's own specifications. To add an architecture, write a file for it, and
 # add its name here.
@@ -198,6 +200,27 @@ def create_model(
     if spec.heads and getattr(module, "head", None) != head:
         raise ConfigError(f"{spec.name}: its module should have the attribute head = {head!r}")
     return module
+
+
+def shapes_by_tracing(model: nn.Module, sides: tuple[int, int]) -> tuple[PyTree, PyTree]:
+    """Returns the shapes of a network's outputs for one picture, and of its variables.
+
+    Args:
+        model: Module that is called on pictures.
+        sides: Height and width of the pictures, in pixels.
+
+    Example:
+        >>> outputs, variables = shapes_by_tracing(create_model("resnet18", 10), (32, 48))
+        >>> outputs.shape, sorted(variables)
+        ((1, 10), ['batch_stats', 'params'])
+    """
+    import jax
+    import numpy as np
+
+    init = partial(model.init_with_output, train=False)
+    picture = jax.ShapeDtypeStruct((1, *sides, 3), np.float32)
+    shapes: tuple[PyTree, PyTree] = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)
+    return shapes
 
 
 def _refuse_for_module(module: Any, **settings: Any) -> None:

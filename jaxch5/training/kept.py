@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import monitoring
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
@@ -36,6 +35,7 @@ from jaxtyping import PyTree
 
 from jaxch5.data.parallel import cores
 from jaxch5.framing import Size, height_and_width
+from jaxch5.models.registry import shapes_by_tracing
 from jaxch5.training.compiler import OPTIONS, compiler_options
 from jaxch5.util.files import making
 from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
@@ -130,9 +130,7 @@ def kept_shapes(model: nn.Module, size: Size) -> tuple[PyTree, PyTree]:
     with suppress(Exception):
         if (stored := _read(file)) is not None:
             return _shapes_in(stored)
-    init = partial(model.init_with_output, train=False)
-    picture = jax.ShapeDtypeStruct((1, *sides, 3), np.float32)
-    outputs, variables = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)
+    outputs, variables = shapes_by_tracing(model, sides)
     with suppress(Exception):
         # Not a pickle: loading one can run code, and shapes help to check untrusted weights.
         flat = flatten_dict({"outputs": outputs, "variables": variables})

@@ -20,8 +20,8 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 
-# Minimum number of calls per epoch, so that the progress bar moves and signals are noticed, and
-# maximum number of steps per call.
+# An epoch is divided into at least this many calls, if it has as many steps, so that the progress
+# bar moves and signals are noticed; and a call has at most this many steps.
 CALLS = 8
 MOST_STEPS = 32
 

@@ -34,8 +34,10 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
 
     A set that is not prepared is fetched and prepared; for some sets, this needs TensorFlow (extra
     `tfds`). The splits "train" and "validation" (or "test" if there is no "validation") become the
-    folders train and valid for `folder_split`; other splits are not used. Items without a label are
-    left out. The line that describes the data counts these items and names the unused splits.
+    folders train and valid for `folder_split`; other splits are not used. If one of the two parts
+    is missing, there are no such folders, so another split has to divide the pictures; without
+    "train", those of "validation" and "test" are taken together. Items without a label are left
+    out. The line that describes the data counts these items and names the unused splits.
 
     Args:
         name: Name of the set, such as `oxford_iiit_pet` or `imagenette/160px-v2`.

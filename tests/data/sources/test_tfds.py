@@ -176,6 +176,17 @@ def test_splits_that_are_not_used_are_named(own_cache, tmp_path):
         from_tfds("odd", tmp_path)
 
 
+def test_a_set_without_training_pictures_is_one_part(own_cache, tmp_path):
+    class Held(TinyShapes):
+        COUNTS = {"validation": 4, "test": 6}  # noqa: RUF012
+
+    Held(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = from_tfds("held", tmp_path)
+    assert len(source) == 10
+    assert not source.in_parts
+    assert source.columns == {}
+
+
 def test_the_set_trains_through_the_block(prepared, own_cache):
     import jaxch5 as jx
 

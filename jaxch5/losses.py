@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxch5.errors import ConfigError
+from jaxch5.util.limits import check_numbers
 from jaxch5.util.text import names_in_order
 
 
@@ -124,17 +125,19 @@ def cross_entropy(
         logits: The model's activations, any real numbers.
         labels: Class numbers.
         weight: Importance of each class, as in `nll_loss`.
-        label_smoothing: Share of each target, 0 to 1, that is spread evenly over all classes
-            (Szegedy et al., 1512.00567; combined with `weight` as in PyTorch).
+        label_smoothing: Share of each target, at least 0 and below 1, that is spread evenly over
+            all classes (Szegedy et al., 1512.00567; combined with `weight` as in PyTorch).
         reduction: As in `nll_loss`.
 
     Raises:
-        ConfigError: There is not one weight for each class, or there is no such reduction.
+        ConfigError: There is not one weight for each class, `label_smoothing` is out of range, or
+            there is no such reduction.
 
     Example:
         >>> round(float(cross_entropy(jnp.array([[0.6734, 0.2576]]), jnp.array([0]))), 4)
         0.5067
     """
+    check_numbers(label_smoothing=label_smoothing)
     log_probabilities = log_softmax(logits)
     class_weight = _class_weight(logits, weight)
     items = _weighted(-_of_labels(log_probabilities, labels), class_weight, labels)
@@ -158,19 +161,24 @@ def focal_loss(
     Args:
         logits: The model's activations.
         labels: Class numbers.
-        gamma: How fast an item's weight falls as its label gets likelier; 0 gives `cross_entropy`.
+        gamma: How fast an item's weight falls as its label gets likelier, 0 to 10; 0 gives
+            `cross_entropy`.
         weight: Importance of each class, called alpha in the paper; the mean is then taken as in
             `nll_loss`. (fastai's `FocalLoss` also raises the label's probability to the power of
             its weight, and divides by the number of items.)
         reduction: As in `nll_loss`.
 
     Raises:
-        ConfigError: There is not one weight for each class, or there is no such reduction.
+        ConfigError: There is not one weight for each class, `gamma` is out of range, or there is no
+            such reduction.
 
     Example:
         >>> round(float(focal_loss(jnp.array([[2.0, 0.0]]), jnp.array([0]))), 5)
         0.0018
     """
+    # A program that is compiled for any gamma does not know its value.
+    if not isinstance(gamma, jax.core.Tracer):
+        check_numbers(gamma=gamma)
     likelihood = _of_labels(log_softmax(logits), labels)
     # The value is kept above 0, since the gradient of a power below 1 is infinite there.
     wrong = jnp.maximum(1.0 - jnp.exp(likelihood), jnp.finfo(likelihood.dtype).tiny)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from jaxch5.cli import PicturesOptions, drawable, run, save_figure
 from jaxch5.config.defaults import default_of
+from jaxch5.util.limits import LIMITS
 from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import print_line
 
@@ -21,9 +22,11 @@ class LrFindOptions(PicturesOptions):
     """Train a little at ever higher learning rates, draw the loss, and suggest a rate."""
 
     out: Path = Field(Path("lr_find.png"), description="where to save the figure (PNG, PDF or SVG)")
-    start_lr: float = Field(_default("start_lr"), gt=0, description="first rate")
+    start_lr: float = Field(_default("start_lr"), **LIMITS["start_lr"], description="first rate")
     end_lr: float = Field(
-        _default("end_lr"), gt=0, description="the sweep ends just below this rate"
+        _default("end_lr"),
+        **LIMITS["end_lr"],
+        description="the sweep ends just below this rate",
     )
     num_it: int = Field(
         _default("num_it"), ge=20, le=100_000, description="number of steps of a sweep"

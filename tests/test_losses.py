@@ -1,5 +1,6 @@
 """The losses agree with PyTorch's and fastai's, and with the chapter's worked example."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -130,6 +131,27 @@ def test_one_activation_is_a_softmax_of_two(items):
     np.testing.assert_allclose(
         binary_cross_entropy(logits, labels), cross_entropy(pairs, labels), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("value", [10, 1.0, -0.1, float("nan"), None, jnp.array([0.1, 0.2])])
+def test_label_smoothing_is_a_share_below_one(value):
+    with pytest.raises(
+        ConfigError, match=r"label_smoothing = .*: should be at least 0 and below 1"
+    ):
+        cross_entropy(LOGITS, LABELS, label_smoothing=value)
+
+
+@pytest.mark.parametrize("value", [-1, 11, float("inf"), "2"])
+def test_gamma_is_a_number_from_0_to_10(value):
+    with pytest.raises(ConfigError, match=r"gamma = .*: should be at least 0 and at most 10"):
+        focal_loss(LOGITS, LABELS, gamma=value)
+
+
+def test_a_program_may_be_compiled_for_any_gamma():
+    of_any = jax.jit(focal_loss)
+    for gamma in (0.5, 2.0):
+        expected = focal_loss(LOGITS, LABELS, gamma)
+        assert float(of_any(LOGITS, LABELS, gamma)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_large_logits_do_not_overflow():

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from jaxch5.util.limits import check_numbers
+
 Pictures = Float[Array, "batch height width 3"]
 
 
@@ -38,13 +40,16 @@ def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
         alpha: Value of both parameters of the Beta distribution from which a weight is drawn. The
             picture gets this weight or one minus it, whichever is larger, as in fastai's `MixUp`.
 
+    Raises:
+        ConfigError: `alpha` is not above 0 and at most 10.
+
     Example:
         >>> mixed = mixup(jnp.ones((4, 2, 2, 3)), jax.random.key(0))
         >>> mixed.pictures.shape, bool((mixed.share >= 0.5).all())
         ((4, 2, 2, 3), True)
     """
     share_key, partner_key = jax.random.split(key)
-    share = jax.random.beta(share_key, alpha, alpha, (len(pictures),))
+    share = _beta(share_key, alpha, len(pictures))
     share = jnp.maximum(share, 1 - share)
     partner = jax.random.permutation(partner_key, len(pictures))
     own = share[:, None, None, None].astype(pictures.dtype)
@@ -62,6 +67,9 @@ def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed
         alpha: Value of both parameters of the Beta distribution from which the share is drawn. If
             the box reaches beyond the picture, it is clipped at the border, and the share grows.
 
+    Raises:
+        ConfigError: `alpha` is not above 0 and at most 10.
+
     Example:
         >>> pictures = jnp.arange(2.0).reshape(2, 1, 1, 1) * jnp.ones((4, 4, 3))
         >>> mixed = cutmix(pictures, jax.random.key(0))
@@ -70,7 +78,7 @@ def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed
     """
     count, height, width, _ = pictures.shape
     share_key, place_key, partner_key = jax.random.split(key, 3)
-    side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha, (count,)))
+    side = jnp.sqrt(1 - _beta(share_key, alpha, count))
     middle = jax.random.uniform(place_key, (2, count))
     partner = jax.random.permutation(partner_key, count)
     inside_y = _within(height, middle[0], side)
@@ -78,6 +86,13 @@ def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed
     inside = inside_y[:, :, None] & inside_x[:, None, :]
     mixed = jnp.where(inside[..., None], pictures[partner], pictures)
     return Mixed(mixed, partner, 1 - inside.mean((1, 2)))
+
+
+def _beta(key: Key[Array, ""], alpha: float, count: int) -> Float[Array, "batch"]:
+    # A program that is compiled for any alpha does not know its value.
+    if not isinstance(alpha, jax.core.Tracer):
+        check_numbers(alpha=alpha)
+    return jax.random.beta(key, alpha, alpha, (count,))
 
 
 def _within(size: int, middle: Float[Array, "batch"], side: Float[Array, "batch"]) -> Array:

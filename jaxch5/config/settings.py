@@ -42,6 +42,7 @@ from jaxch5.framing import (
 from jaxch5.models.registry import architectures
 from jaxch5.util.address import NO_WEIGHTS, Address, is_address, is_on_hub
 from jaxch5.util.imports import FORM, check_choice
+from jaxch5.util.limits import LIMITS, is_within
 from jaxch5.util.text import is_text, printable
 
 # Settings that may differ when a run is resumed: training can go on whatever their values are.
@@ -66,9 +67,6 @@ OF_THE_RUN = (
     *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
     *("presize", "size", "method", "pad_mode", "crop_pct", "interpolation"),
 )
-# More epochs or batches than this are surely a mistake, and could overflow 32-bit step counts.
-MANY = 1_000_000
-
 
 _table = partial(default_of, "data.sources.table:from_csv")
 _split = partial(default_of, "data.split:random_split")
@@ -296,8 +294,7 @@ class AugmentConfig(Section):
         "augment.mix_alpha",
         default_of("augmentation.mixing:mixup", "alpha"),
         "parameter of the Beta distribution from which the shares of a pair are drawn",
-        gt=0,
-        le=10,
+        **LIMITS["alpha"],
     )
 
 
@@ -363,8 +360,7 @@ class ModelConfig(Section):
     )
     drop_path: float = Field(
         _recipe("drop_path"),
-        ge=0,
-        lt=1,
+        **LIMITS["drop_path"],
         description="share of items that skip the last block in training; fewer for earlier blocks",
     )
 
@@ -393,8 +389,7 @@ class FitConfig(Section):
 
     epochs: int | None = Field(
         5,
-        ge=1,
-        le=MANY,
+        **LIMITS["epochs"],
         description="epochs (in fine_tune, of the second phase); 3 to 40 for your own pictures",
     )
     schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = setting(
@@ -402,9 +397,11 @@ class FitConfig(Section):
         "one_cycle",
         "learning-rate schedule; fine_tune is one cycle for the head, then one for all layers",
     )
-    lr: float = Field(_fine_tune("base_lr"), gt=0, le=100, description="highest learning rate")
+    lr: float = Field(_fine_tune("base_lr"), **LIMITS["lr"], description="highest learning rate")
     wd: float = Field(
-        _optimizer("wd"), ge=0, le=1, description="decoupled weight decay, multiplied by the rate"
+        _optimizer("wd"),
+        **LIMITS["wd"],
+        description="decoupled weight decay, multiplied by the rate",
     )
     sizes: tuple[TrainingSize, ...] = Field(
         _recipe("sizes"),
@@ -416,12 +413,11 @@ class FitConfig(Section):
         "fit.pct_start",
         _cycle("pct_start"),
         "share of the steps in which the rate rises, or, with flat_cosine, is constant",
-        gt=0,
-        lt=1,
+        **LIMITS["pct_start"],
     )
-    div: float = setting("fit.div", _cycle("div"), "the first rate is lr / div", ge=1)
+    div: float = setting("fit.div", _cycle("div"), "the first rate is lr / div", **LIMITS["div"])
     div_final: float = Field(
-        _cycle("div_final"), ge=1, description="the last rate is lr / div_final"
+        _cycle("div_final"), **LIMITS["div_final"], description="the last rate is lr / div_final"
     )
     moms: tuple[float, float, float] = Field(
         default_of("optim.schedule", "MOMS"),
@@ -429,19 +425,17 @@ class FitConfig(Section):
     )
     freeze_epochs: int = Field(
         _fine_tune("freeze_epochs"),
-        ge=0,
-        le=MANY,
+        **LIMITS["freeze_epochs"],
         description="with fine_tune: epochs that train the head alone",
     )
     lr_mult: float = Field(
         _fine_tune("lr_mult"),
-        ge=1,
+        **LIMITS["lr_mult"],
         description="with fine_tune: the head's rate divided by the earliest layers'",
     )
     layer_decay: float = Field(
-        _fine_tune("layer_decay"),
-        gt=0,
-        le=1,
+        default_of("optim.groups:group_rates", "layer_decay"),
+        **LIMITS["layer_decay"],
         description="ratio of a layer group's rate to that of the next group",
     )
     cycle_epochs: int = Field(
@@ -460,14 +454,12 @@ class FitConfig(Section):
     )
     label_smoothing: float = Field(
         default_of("losses:cross_entropy", "label_smoothing"),
-        ge=0,
-        lt=1,
+        **LIMITS["label_smoothing"],
         description="share of a target that is spread over all classes, 0 to 1",
     )
     gamma: float = Field(
         default_of("losses:focal_loss", "gamma"),
-        ge=0,
-        le=10,
+        **LIMITS["gamma"],
         description="focusing parameter of the focal loss; 0 is cross-entropy",
     )
     metrics: tuple[str, ...] = Field(
@@ -481,26 +473,24 @@ class FitConfig(Section):
     )
     clip: float = Field(
         _optimizer("clip"),
-        ge=0,
+        **LIMITS["clip"],
         description="largest norm of all gradients together; 0 does not clip",
     )
     accumulate: int = Field(
         _optimizer("accumulate"),
-        ge=1,
-        le=MANY,
+        **LIMITS["accumulate"],
         description="batches whose mean gradient makes one update; batches left at an epoch's "
         "end make one too",
     )
     average: float = Field(
         _recipe("average"),
-        ge=0,
-        lt=1,
+        **LIMITS["average"],
         description="decay per step of an exponential average of the weights, which is evaluated "
         "and saved; 0 keeps none",
     )
     devices: int = Field(
         _recipe("devices"),
-        ge=0,
+        **LIMITS["devices"],
         description="devices of each process that share a batch; 0 uses all",
     )
     shard_optimizer: bool = Field(
@@ -542,7 +532,7 @@ class FitConfig(Section):
 
     @model_validator(mode="after")
     def _momentum_is_a_share(self) -> FitConfig:
-        if not all(0 <= momentum < 1 for momentum in self.moms):
+        if not all(is_within("momentum", momentum) for momentum in self.moms):
             raise ValueError(f"fit.moms = {list(self.moms)}: each must be at least 0 and below 1")
         return self
 

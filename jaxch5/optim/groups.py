@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
+from jaxch5.errors import ConfigError
+from jaxch5.util.limits import check_numbers, is_one_number
+
+LAYER_DECAY = 1.0
 # A parameter's path in the tree: a key of the dictionary that `flatten_dict` returns.
 ParamPath = tuple[str, ...]
 
@@ -117,3 +121,90 @@ def merge(trained: PyTree, frozen: PyTree) -> PyTree:
         {'a': {'w': 1}, 'b': {'w': 2}}
     """
     return unflatten_dict({**flatten_dict(trained), **flatten_dict(frozen)})
+
+
+def even_mults(start: float, stop: float, n: int) -> list[float]:
+    """Returns `n` rates from `start` to `stop` in a geometric series; the name is fastai's.
+
+    Args:
+        start, stop: First and last rate, both above 0.
+        n: Number of rates, at least 1; a single rate is `stop`.
+
+    Example:
+        >>> [round(rate, 6) for rate in even_mults(1e-4, 1e-2, 3)]
+        [0.0001, 0.001, 0.01]
+    """
+    if n == 1:
+        return [stop]
+    factor = (stop / start) ** (1 / (n - 1))
+    return [start * factor**place for place in range(n)]
+
+
+def check_rate(**rate: Any) -> None:
+    """Refuses a learning rate that is not one number, or is out of range.
+
+    Args:
+        rate: The rate, keyed by the name that it has in `LIMITS`.
+
+    Raises:
+        ConfigError: The rate is not one number, such as a slice or a list, or is out of range.
+
+    Example:
+        >>> check_rate(lr_max=[1e-4, 1e-3])
+        Traceback (most recent call last):
+        jaxch5.errors.ConfigError: lr_max = [0.0001, 0.001]: in Python this should be one rate, \
+such as lr_find().valley
+    """
+    for name, value in rate.items():
+        if not is_one_number(value):
+            wanted = "in Python this should be one rate, such as lr_find().valley"
+            raise ConfigError(f"{name} = {value}: {wanted}")
+    check_numbers(**rate)
+
+
+def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY) -> list[float]:
+    """Returns a rate for each group of layers, earliest first; a slice means the same as in fastai.
+
+    Args:
+        lr: A float is the rate of all groups; `slice(hi)` means `hi` for the last group and `hi`
+            divided by 10 for the others; `slice(lo, hi)` means rates from `lo` to `hi` that are
+            spaced geometrically (`even_mults`).
+        groups: Number of groups.
+        layer_decay: Factor by which the rate of each group is multiplied to get the rate of the
+            group before it: group `g`, counted from 0, has the rate
+            `lr * layer_decay ** (groups - 1 - g)` (Clark et al., 2003.10555; Bao et al.,
+            2106.08254). With a slice or a single group, it must be 1.
+
+    Raises:
+        ConfigError: A rate is missing, is not a number or is out of range, `layer_decay` is out of
+            range, or it is not 1 although it must be.
+
+    Example:
+        >>> group_rates(slice(1e-3), 3)
+        [0.0001, 0.0001, 0.001]
+        >>> group_rates(1e-3, 3, layer_decay=0.5)
+        [0.00025, 0.0005, 0.001]
+    """
+    check_numbers(layer_decay=layer_decay)
+    if layer_decay != 1 and (groups == 1 or isinstance(lr, slice)):
+        why = f"a single rate, not {lr}" if groups > 1 else "several groups of layers, not one"
+        raise ConfigError(f"fit.layer_decay = {layer_decay:g}: only works with {why}")
+    if not isinstance(lr, slice):
+        if not is_one_number(lr):
+            raise ConfigError(
+                f"lr = {lr}: in Python this should be a rate, such as lr_find().valley, or a slice "
+                "of two rates"
+            )
+        rates = [lr * layer_decay ** (groups - 1 - group) for group in range(groups)]
+    elif lr.stop is None or lr.step is not None:
+        raise ConfigError(f"lr = {lr}: should be slice(last) or slice(first, last)")
+    else:
+        check_rate(lr=lr.stop)
+        if lr.start is None:
+            rates = [lr.stop / 10] * (groups - 1) + [lr.stop]
+        else:
+            check_rate(lr=lr.start)
+            rates = even_mults(lr.start, lr.stop, groups)
+    for rate in rates:
+        check_numbers(lr=rate)
+    return rates

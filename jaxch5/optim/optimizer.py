@@ -12,6 +12,7 @@ import optax
 from jaxtyping import ArrayLike, PyTree
 
 from jaxch5.errors import ConfigError
+from jaxch5.util.limits import check_numbers
 
 
 def _adam(momentum: ArrayLike, decay: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -82,7 +83,7 @@ def make_optimizer(
         no_decay: Further parameters without weight decay, given by the last part of their paths.
 
     Raises:
-        ConfigError: There is no such optimizer.
+        ConfigError: There is no such optimizer, or a number is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,6 +95,7 @@ def make_optimizer(
     """
     if name not in OPTIMIZERS:
         raise ConfigError(f"fit.optimizer = {name}: should be one of {', '.join(OPTIMIZERS)}")
+    check_numbers(wd=wd, clip=clip, accumulate=accumulate)
     rates = np.atleast_1d(np.asarray(lr, np.float32))
     decay = optax.add_decayed_weights(wd, mask=partial(is_matrix, but=no_decay))
 

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxch5.errors import ConfigError
+from jaxch5.optim.groups import LAYER_DECAY, check_rate, group_rates
+from jaxch5.util.limits import check_numbers
 
 Schedule = Callable[[int], float]
 
@@ -21,7 +23,6 @@ MOMS = (0.95, 0.85, 0.95)
 BASE_LR = 2e-3
 FREEZE_EPOCHS = 1
 LR_MULT = 100.0
-LAYER_DECAY = 1.0
 FINE_TUNE_PCT_START = 0.3
 FINE_TUNE_DIV = 5.0
 
@@ -51,15 +52,20 @@ def one_cycle(
     Args:
         lr_max: The highest rate.
         steps: Number of training steps in the whole cycle.
-        pct_start: Share of the steps, 0 to 1, in which the rate warms up.
-        div: The first rate is `lr_max / div`.
-        div_final: The rate after the last step is `lr_max / div_final`.
+        pct_start: Share of the steps, between 0 and 1, in which the rate warms up.
+        div: The first rate is `lr_max / div`; at least 1.
+        div_final: The rate after the last step is `lr_max / div_final`; at least 1.
+
+    Raises:
+        ConfigError: A value is not one number, or is out of range.
 
     Example:
         >>> rate = one_cycle(3e-3, steps=40)
         >>> [round(rate(step), 6) for step in (0, 10, 39)]
         [0.00012, 0.003, 8e-06]
     """
+    check_rate(lr_max=lr_max)
+    check_numbers(div=div, div_final=div_final)
     return _two_waves((lr_max / div, lr_max, lr_max / div_final), steps, pct_start)
 
 
@@ -72,85 +78,39 @@ def one_cycle_momentum(
 
     Args:
         steps: Number of training steps in the whole cycle.
-        pct_start: Share of the steps, 0 to 1, in which the rate warms up.
-        moms: Momentum at the start, at the highest rate, and at the end.
+        pct_start: Share of the steps, between 0 and 1, in which the rate warms up.
+        moms: Momentum at the start, at the highest rate, and at the end, each at least 0 and
+            below 1.
+
+    Raises:
+        ConfigError: A value is out of range, or there are not three momenta.
 
     Example:
         >>> momentum = one_cycle_momentum(steps=40)
         >>> [round(momentum(step), 4) for step in (0, 10, 25)]
         [0.95, 0.85, 0.9]
     """
+    if np.ndim(moms) == 0 or len(moms) != 3:
+        raise ConfigError(
+            f"moms = {moms}: should be three numbers, for the start, the highest rate and the end"
+        )
+    for momentum in moms:
+        check_numbers(momentum=momentum)
     return _two_waves(moms, steps, pct_start)
 
 
 def _two_waves(values: tuple[float, float, float], steps: int, pct_start: float) -> Schedule:
+    check_numbers(steps=steps, pct_start=pct_start)
     start, middle, end = values
 
     def value(step: int) -> float:
-        position = step / steps
+        # Beyond the last step, the wave would turn back.
+        position = min(step / steps, 1.0)
         if position < pct_start:
             return cosine_interpolation(start, middle, position / pct_start)
         return cosine_interpolation(middle, end, (position - pct_start) / (1.0 - pct_start))
 
     return value
-
-
-def even_mults(start: float, stop: float, n: int) -> list[float]:
-    """Returns `n` rates from `start` to `stop` in a geometric series; the name is fastai's.
-
-    Args:
-        start, stop: First and last rate, both above 0.
-        n: Number of rates, at least 1; a single rate is `stop`.
-
-    Example:
-        >>> [round(rate, 6) for rate in even_mults(1e-4, 1e-2, 3)]
-        [0.0001, 0.001, 0.01]
-    """
-    if n == 1:
-        return [stop]
-    factor = (stop / start) ** (1 / (n - 1))
-    return [start * factor**place for place in range(n)]
-
-
-def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY) -> list[float]:
-    """Returns a rate for each group of layers, earliest first; a slice means the same as in fastai.
-
-    Args:
-        lr: A float is the rate of all groups; `slice(hi)` means `hi` for the last group and `hi`
-            divided by 10 for the others; `slice(lo, hi)` means rates from `lo` to `hi` that are
-            spaced geometrically (`even_mults`).
-        groups: Number of groups.
-        layer_decay: Factor by which the rate of each group is multiplied to get the rate of the
-            group before it: group `g`, counted from 0, has the rate
-            `lr * layer_decay ** (groups - 1 - g)` (Clark et al., 2003.10555; Bao et al.,
-            2106.08254). With a slice or a single group, it must be 1.
-
-    Raises:
-        ConfigError: A rate is missing or not above 0, or `layer_decay` is not 1 although it must
-            be.
-
-    Example:
-        >>> group_rates(slice(1e-3), 3)
-        [0.0001, 0.0001, 0.001]
-        >>> group_rates(1e-3, 3, layer_decay=0.5)
-        [0.00025, 0.0005, 0.001]
-    """
-    if layer_decay != 1 and (groups == 1 or isinstance(lr, slice)):
-        why = f"a single rate, not {lr}" if groups > 1 else "several groups of layers, not one"
-        raise ConfigError(f"fit.layer_decay = {layer_decay:g}: only works with {why}")
-    if not isinstance(lr, slice):
-        rates = [lr * layer_decay ** (groups - 1 - group) for group in range(groups)]
-    elif lr.stop is None:
-        raise ConfigError(f"lr = {lr}: a slice of rates needs the last rate, as in slice(1e-3)")
-    elif lr.start is None:
-        rates = [lr.stop / 10] * (groups - 1) + [lr.stop]
-    elif min(lr.start, lr.stop) > 0:
-        rates = even_mults(lr.start, lr.stop, groups)
-    else:
-        rates = [lr.start, lr.stop]
-    if not all(rate > 0 for rate in rates):
-        raise ConfigError(f"lr = {lr}: rates should be above 0")
-    return rates
 
 
 def fine_tune_schedule(
@@ -179,21 +139,24 @@ def fine_tune_schedule(
         base_lr: Highest rate in the first phase.
         freeze_epochs: Number of epochs in the first phase.
         groups: Number of groups of layers.
-        lr_mult: Ratio of the head's rate to that of the earliest group, in the second phase.
+        lr_mult: Ratio of the head's rate to that of the earliest group, in the second phase; at
+            least 1.
         pct_start, div: Shape of the cycles in the second phase; see `one_cycle`.
         div_final: Shape of the cycles in both phases; see `one_cycle`.
         layer_decay: Factor between the rates of groups, as in `group_rates`; if it is not 1, it
             replaces `lr_mult` and applies to both phases.
 
     Raises:
-        ConfigError: Both `lr_mult` and `layer_decay` differ from their defaults, or `group_rates`
-            raises an error.
+        ConfigError: Both `lr_mult` and `layer_decay` differ from their defaults, a value is out of
+            range, or `group_rates` raises an error.
 
     Example:
         >>> rates = fine_tune_schedule(epochs=2, steps_per_epoch=5)
         >>> rates.shape, float(rates[0, -1])
         ((15, 3), 8e-05)
     """
+    check_rate(base_lr=base_lr)
+    check_numbers(lr_mult=lr_mult)
     head, every = _fine_tune_phases(epochs, steps_per_epoch, freeze_epochs, pct_start, div)
     if layer_decay != 1 and lr_mult != LR_MULT:
         line = f"fit.lr_mult = {lr_mult:g}: only works with fit.layer_decay = 1"
@@ -202,12 +165,11 @@ def fine_tune_schedule(
     together: float | slice = base_lr / 2
     if layer_decay == 1:
         alone, together = slice(base_lr), slice(base_lr / 2 / lr_mult, base_lr / 2)
-    frozen, thawed = (
-        [one_cycle(rate, *shape, div_final) for rate in group_rates(lr, groups, layer_decay)]
-        for lr, shape in ((alone, head), (together, every))
-    )
-    rows = [[rate(step) for rate in frozen] for step in range(head.steps)]
-    rows += [[rate(step) for rate in thawed] for step in range(every.steps)]
+    rows = []
+    for lr, phase in ((alone, head), (together, every))[not head.steps :]:
+        rates = group_rates(lr, groups, layer_decay)
+        cycles = [one_cycle(rate, *phase, div_final) for rate in rates]
+        rows += [[cycle(step) for cycle in cycles] for step in range(phase.steps)]
     return np.array(rows)
 
 
@@ -227,16 +189,18 @@ def fine_tune_momentum(
         pct_start: Shape of the cycle in the second phase; see `one_cycle`.
         moms: Momentum in both phases; see `one_cycle_momentum`.
 
+    Raises:
+        ConfigError: A value is out of range, or there are not three momenta.
+
     Example:
         >>> fine_tune_momentum(epochs=2, steps_per_epoch=5)[[0, 5]].tolist()
         [0.95, 0.95]
     """
     phases = _fine_tune_phases(epochs, steps_per_epoch, freeze_epochs, pct_start, FINE_TUNE_DIV)
-    values = [
-        one_cycle_momentum(phase.steps, phase.pct_start, moms)(step)
-        for phase in phases
-        for step in range(phase.steps)
-    ]
+    values: list[float] = []
+    for phase in phases[not phases[0].steps :]:
+        momentum = one_cycle_momentum(phase.steps, phase.pct_start, moms)
+        values += map(momentum, range(phase.steps))
     return np.array(values)
 
 
@@ -251,6 +215,7 @@ class _Phase(NamedTuple):
 def _fine_tune_phases(
     epochs: int, steps_per_epoch: int, freeze_epochs: int, pct_start: float, div: float
 ) -> tuple[_Phase, _Phase]:
+    check_numbers(epochs=epochs, freeze_epochs=freeze_epochs)
     head = _Phase(freeze_epochs * steps_per_epoch, 0.99, DIV)
     return head, _Phase(epochs * steps_per_epoch, pct_start, div)
 
@@ -265,14 +230,19 @@ def flat_cosine(
     Args:
         lr_max: The highest rate.
         steps: Number of training steps.
-        pct_start: Share of the steps, 0 to 1, in which the rate is `lr_max`.
-        div_final: The rate after the last step is `lr_max / div_final`.
+        pct_start: Share of the steps, between 0 and 1, in which the rate is `lr_max`.
+        div_final: The rate after the last step is `lr_max / div_final`; at least 1.
+
+    Raises:
+        ConfigError: A value is not one number, or is out of range.
 
     Example:
         >>> rate = flat_cosine(1.0, steps=8)
         >>> [round(rate(step), 3) for step in (0, 6, 7)]
         [1.0, 1.0, 0.5]
     """
+    check_rate(lr_max=lr_max)
+    check_numbers(div_final=div_final)
     return _two_waves((lr_max, lr_max, lr_max / div_final), steps, pct_start)
 
 
@@ -283,11 +253,16 @@ def triangular(lr_min: float, lr_max: float, steps_per_cycle: int) -> Schedule:
         lr_min, lr_max: Lowest and highest rate.
         steps_per_cycle: Number of steps from one lowest rate to the next.
 
+    Raises:
+        ConfigError: A value is not one number, or is out of range.
+
     Example:
         >>> rate = triangular(0.0, 1.0, steps_per_cycle=4)
         >>> [rate(step) for step in range(6)]
         [0.0, 0.5, 1.0, 0.5, 0.0, 0.5]
     """
+    check_rate(lr_max=lr_max)
+    check_numbers(lr_min=lr_min, steps_per_cycle=steps_per_cycle)
 
     def value(step: int) -> float:
         position = step % steps_per_cycle / steps_per_cycle
@@ -304,19 +279,26 @@ def sgdr(lr_max: float, steps: int, factor: float = 2.0, lr_min: float = 0.0) ->
     Args:
         lr_max: Rate at each restart.
         steps: Number of steps in the first wave.
-        factor: How many times as many steps each wave has as the wave before it; at least 1.
+        factor: How many times as many steps each wave has as the wave before it, from 1 to 100;
+            the product is rounded to whole steps.
         lr_min: Rate to which each wave falls.
+
+    Raises:
+        ConfigError: A value is not one number, or is out of range.
 
     Example:
         >>> rate = sgdr(1.0, steps=2)
         >>> [round(rate(step), 2) for step in (0, 1, 2, 4, 6)]
         [1.0, 0.5, 1.0, 0.5, 1.0]
     """
+    check_rate(lr_max=lr_max)
+    check_numbers(lr_min=lr_min, steps=steps, factor=factor)
 
     def value(step: int) -> float:
         length = float(steps)
-        while step >= length:
-            step, length = step - int(length), length * factor
-        return cosine_interpolation(lr_max, lr_min, step / length)
+        # Each wave has a whole number of steps, so that the next one begins at `lr_max`.
+        while step >= (whole := round(length)):
+            step, length = step - whole, length * factor
+        return cosine_interpolation(lr_max, lr_min, step / whole)
 
     return value

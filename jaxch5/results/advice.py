@@ -16,13 +16,14 @@ from jaxtyping import Int
 from scipy.stats import binom, binomtest, fisher_exact, kendalltau, norm, poisson
 
 from jaxch5.config.cases import SOURCES
-from jaxch5.config.settings import MANY, Config
+from jaxch5.config.settings import Config
 from jaxch5.data.sampler import IMBALANCE
 from jaxch5.errors import ConfigError
 from jaxch5.metrics import is_number
 from jaxch5.models.registry import spec_of
 from jaxch5.results.interpretation import Interpretation
 from jaxch5.util.imports import is_import_path
+from jaxch5.util.limits import MANY
 from jaxch5.util.text import counted, percent
 
 MOST = 5

@@ -16,8 +16,15 @@ from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
 from jaxch5.framing import Size
 from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, Normalization
-from jaxch5.optim.groups import Groups, ParamPath, frozen_paths, groups_of, labels
-from jaxch5.optim.schedule import LAYER_DECAY, group_rates
+from jaxch5.optim.groups import (
+    LAYER_DECAY,
+    Groups,
+    ParamPath,
+    frozen_paths,
+    group_rates,
+    groups_of,
+    labels,
+)
 from jaxch5.training.kept import kept_shapes
 from jaxch5.training.plan import check_sizes
 from jaxch5.training.recipe import Recipe

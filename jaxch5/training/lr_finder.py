@@ -15,12 +15,13 @@ from rich.console import Console
 from jaxch5.data.block import Data
 from jaxch5.data.pipeline import to_device
 from jaxch5.errors import ConfigError
+from jaxch5.optim.groups import LAYER_DECAY, group_rates
 from jaxch5.optim.optimizer import number_of_rates
-from jaxch5.optim.schedule import LAYER_DECAY, group_rates
 from jaxch5.training.loop import STEPS_BETWEEN_READS, epoch_key
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
+from jaxch5.util.limits import check_numbers
 from jaxch5.util.text import progress_bar
 
 # Defaults of a sweep: its first rate, the rate that would follow the last one, and its length.
@@ -45,14 +46,16 @@ def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
     """Returns the rates of a sweep, in geometric progression; `end_lr` would follow the last rate.
 
     Raises:
-        ConfigError: The first rate is not above 0, the rates do not rise, or `num_it` is below 2.
+        ConfigError: A rate is not a finite number above 0, the rates do not rise, or `num_it` is
+            below 2.
 
     Example:
         >>> [round(rate, 4) for rate in sweep_rates(1e-3, 10.0, 4)]
         [0.001, 0.01, 0.1, 1.0]
     """
-    if not 0 < start_lr < end_lr:
-        raise ConfigError(f"start_lr = {start_lr}: should be above 0 and below end_lr = {end_lr}")
+    check_numbers(start_lr=start_lr, end_lr=end_lr)
+    if not start_lr < end_lr:
+        raise ConfigError(f"start_lr = {start_lr}: should be below end_lr = {end_lr}")
     if num_it < 2:
         raise ConfigError(f"num_it = {num_it}: should be at least 2")
     return [start_lr * (end_lr / start_lr) ** (step / num_it) for step in range(num_it)]
@@ -101,7 +104,8 @@ def find_lr(
     """
     lrs = sweep_rates(start_lr, end_lr, num_it)
     state = jax.device_put(state, may_alias=False)
-    groups = number_of_rates(state.opt_state)
+    # Only the rates of training have an upper limit, so the shares are computed from a rate of 1.
+    shares = group_rates(1.0, number_of_rates(state.opt_state), layer_decay)
     unread, losses = [], []
     placement = placement_of(state)
     put = placement.put
@@ -109,7 +113,7 @@ def find_lr(
     with progress_bar(console) as bar:
         tracked = bar.track(batches, total=num_it, description="trying rates")
         for step, batch in enumerate(tracked):
-            rates = np.array(group_rates(lrs[step], groups, layer_decay), np.float32)
+            rates = np.array([lrs[step] * share for share in shares], np.float32)
             state = state.at_rate(put(rates), put(np.float32(MOMENTUM)))
             state, metrics = train_step(state, batch, put(epoch_key(key, step // len(data.train))))
             unread.append(metrics["loss"])

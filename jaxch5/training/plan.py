@@ -4,59 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from numbers import Integral
 from typing import NamedTuple
 
 from jaxch5.errors import ConfigError
 from jaxch5.framing import Size, height_and_width, size_text
+from jaxch5.optim.groups import LAYER_DECAY, group_rates
 from jaxch5.optim.schedule import (
     BASE_LR,
     DIV_FINAL,
     FINE_TUNE_DIV,
     FINE_TUNE_PCT_START,
     FREEZE_EPOCHS,
-    LAYER_DECAY,
     LR_MULT,
     MOMS,
     Schedule,
     fine_tune_momentum,
     fine_tune_schedule,
-    group_rates,
     one_cycle,
     one_cycle_momentum,
 )
+from jaxch5.util.limits import check_numbers, is_one_number
 from jaxch5.util.text import counted
 
 Rates = Callable[[int], Sequence[float]]
 UNTRAINED = (
     "nothing is pretrained: all layers train in one cycle (freeze_epochs=1 trains the head first)"
 )
-
-
-def check_epochs(epochs: int, name: str = "epochs", least: int = 1) -> None:
-    """Refuses a number of epochs that is not a whole number, or is too small.
-
-    Raises:
-        ConfigError: The number is not whole, or is below `least`.
-
-    Example:
-        >>> check_epochs(0)
-        Traceback (most recent call last):
-        jaxch5.errors.ConfigError: epochs = 0: should be a whole number, at least 1
-    """
-    if not isinstance(epochs, Integral) or epochs < least:
-        raise ConfigError(f"{name} = {epochs}: should be a whole number, at least {least}")
-
-
-def check_momentum(*values: float) -> None:
-    """Refuses a momentum that is negative, or that is not below 1.
-
-    Raises:
-        ConfigError: One of the values is below 0, or not below 1.
-    """
-    for value in values:
-        if not 0 <= value < 1:
-            raise ConfigError(f"momentum = {value}: should be at least 0 and below 1")
 
 
 class Plan(NamedTuple):
@@ -102,16 +75,22 @@ def plan_at_rate(
 ) -> Plan:
     """Plans epochs at a constant rate and momentum, or with any schedules; see `Learner.fit`.
 
+    Raises:
+        ConfigError: A value is out of range, or is neither a number nor a function that returns
+            one; see `group_rates`.
+
     Example:
         >>> plan_at_rate(1, slice(0.1), lambda step: 0.9, groups=2).rates(0)
         [0.01, 0.1]
     """
-    check_epochs(epochs)
+    check_numbers(epochs=epochs)
+    for name, value in (("lr", lr), ("momentum", momentum)):
+        if callable(value) and not is_one_number(first := value(0)):
+            raise ConfigError(f"{name}: the schedule returns {first}, but should return one number")
     # A schedule returns a single rate, of which each group gets its share.
     rates = group_rates(1.0 if callable(lr) else lr, groups, layer_decay)
     if not callable(momentum):
-        check_momentum(momentum)
-
+        check_numbers(momentum=momentum)
     return Plan(
         "fit",
         epochs,
@@ -138,8 +117,7 @@ def plan_of_one_cycle(
         >>> [plan.rates(step)[0] for step in (0, 1)]
         [0.04, 1.0]
     """
-    check_epochs(epochs)
-    check_momentum(*moms)
+    check_numbers(epochs=epochs)
     steps = epochs * steps_per_epoch
     cycles = [
         one_cycle(rate, steps, pct_start, div, div_final)
@@ -173,9 +151,6 @@ def plans_of_fine_tune(
         >>> [(plan.name, plan.start, plan.frozen_to) for plan in plans]
         [('frozen', 0, -1), ('unfrozen', 10, 0)]
     """
-    check_epochs(epochs)
-    check_epochs(freeze_epochs, "freeze_epochs", least=0)
-    check_momentum(*moms)
     cycles = lr_mult, pct_start, div, div_final, layer_decay
     rates = fine_tune_schedule(epochs, steps_per_epoch, base_lr, freeze_epochs, groups, *cycles)
     momentum = fine_tune_momentum(epochs, steps_per_epoch, freeze_epochs, pct_start, moms)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from inspect import signature
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,11 @@ from jaxch5.framing import Size
 from jaxch5.losses import Loss
 from jaxch5.metrics import Metric
 from jaxch5.models.spec import ModelSpec
+from jaxch5.optim.groups import LAYER_DECAY
 from jaxch5.optim.optimizer import ACCUMULATE, CLIP, LR, OPTIMIZER, WD, accumulated, make_optimizer
-from jaxch5.optim.schedule import LAYER_DECAY
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.precision import precision_of
+from jaxch5.util.limits import LIMITS, check_numbers, is_one_number
 from jaxch5.util.text import composed, name_of, names_in_order
 
 # The head of a network that offers several kinds, if the recipe names none.
@@ -58,7 +58,7 @@ class Recipe:
         train_bn: Whether batch norms of frozen groups are trained, as in fastai; if not, they use
             their running statistics, and a frozen body costs only a forward pass. Layers that
             normalize without running statistics are not batch norms.
-        wd: Decoupled weight decay, which is multiplied by the learning rate.
+        wd: Decoupled weight decay, 0 to 1, which is multiplied by the learning rate.
         loss: Function from logits [B, classes] and labels [B] to the mean loss: `cross_entropy`,
             `focal_loss`, or a `functools.partial` of one of them with class weights; or your own
             loss, which returns `ItemLosses` if it has weights. If None, the task's loss is used.
@@ -71,8 +71,8 @@ class Recipe:
         accumulate: Number of batches whose mean gradient makes one update; batches left over at the
             end of an epoch make one too. All batches count alike, whatever the weights of their
             items are.
-        average: Decay of an exponential average of the weights, which is then evaluated instead of
-            the weights; 0 keeps no average.
+        average: Decay, below 1, of an exponential average of the weights, which is then evaluated
+            instead of the weights; 0 keeps no average.
         deterministic: Whether the same seed gives the same bits on a GPU too, which may be slower.
         devices: Number of devices of each process that share a batch; 0 uses all.
         bn: Whether batch norms take their statistics from the entire batch ("global"), on any
@@ -93,9 +93,9 @@ class Recipe:
             epochs. If there are none, all epochs use the validation size.
 
     Raises:
-        ConfigError: A metric or the value of `bn` is unknown, `layer_decay` is out of range, two
-            metrics have the same name, there are class weights but the loss takes no weights, or a
-            loss, mix or task is a name, which only the command line takes.
+        ConfigError: A metric or the value of `bn` is unknown, a number is out of range, two metrics
+            have the same name, there are class weights but the loss takes no weights, or a loss,
+            mix or task is a name, which only the command line takes.
 
     Example:
         >>> Recipe(wd=0.1).replaced(clip=1.0).wd
@@ -142,9 +142,7 @@ class Recipe:
             )
         if self.bn not in NORMS:
             raise ConfigError(f"model.bn = {self.bn}: should be one of {', '.join(NORMS)}")
-        if not 0 < self.layer_decay <= 1:
-            line = f"fit.layer_decay = {self.layer_decay}: should be above 0 and at most 1"
-            raise ConfigError(line)
+        check_numbers(**{name: value for name, value in vars(self).items() if name in LIMITS})
 
     @property
     def grouping(self) -> str:
@@ -329,8 +327,7 @@ def weights_of_classes(
     # The numbers of a JAX array are arrays, but become Python's here.
     numbers: list[float] = np.atleast_1d(np.asarray(given, object)).tolist()
     if len(numbers) != len(classes) or not all(
-        isinstance(weight, Real) and not isinstance(weight, bool) and 0 < weight < np.inf
-        for weight in numbers
+        is_one_number(weight) and 0 < weight < np.inf for weight in numbers
     ):
         raise ConfigError(
             f"{where}: {numbers} should be {len(classes)} numbers above 0, one for each class"

@@ -1,8 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxch5.augmentation.mixing import cutmix, mixup
+from jaxch5.augmentation.mixing import MIXERS, cutmix, mixup
+from jaxch5.errors import ConfigError
 
 
 def numbered(count, side=8):
@@ -39,3 +41,13 @@ def test_mixups_shares_are_beta_distributed():
     expected = np.quantile(np.maximum(shares, 1 - shares), [0.1, 0.5, 0.9])
     mixed = mixup(jnp.zeros((2000, 1, 1, 3)), jax.random.key(2))
     np.testing.assert_allclose(np.quantile(mixed.share, [0.1, 0.5, 0.9]), expected, atol=0.03)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_alpha_is_checked_unless_a_program_is_compiled_for_any(name):
+    mixer, pictures, key = MIXERS[name], numbered(4), jax.random.key(0)
+    with pytest.raises(ConfigError, match=r"^alpha = 0: should be above 0 and at most 10$"):
+        mixer(pictures, key, alpha=0)
+    np.testing.assert_allclose(
+        jax.jit(mixer)(pictures, key, 0.5).pictures, mixer(pictures, key, 0.5).pictures, atol=1e-6
+    )

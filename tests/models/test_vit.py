@@ -28,8 +28,8 @@ from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import IMAGENET
 from jaxch5.models.vit import Block, vit_spec
 from jaxch5.models.weights import export_state_dict, import_state_dict
+from jaxch5.optim.groups import group_rates
 from jaxch5.optim.optimizer import is_matrix
-from jaxch5.optim.schedule import group_rates
 from jaxch5.predict import PredictOptions, predict
 from jaxch5.train import TrainOptions, train
 from jaxch5.training.freezing import layer_groups

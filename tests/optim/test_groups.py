@@ -1,6 +1,10 @@
 """Groups of layers are fastai's, and exactly the parameters that should be frozen are frozen."""
 
+import json
+import math
+from collections import namedtuple
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -10,8 +14,17 @@ from flax.traverse_util import flatten_dict
 
 from jaxch5.errors import ConfigError
 from jaxch5.models.registry import create_model, spec_of
-from jaxch5.optim.groups import frozen_paths, labels, merge, partition
+from jaxch5.optim.groups import (
+    even_mults,
+    frozen_paths,
+    group_rates,
+    labels,
+    merge,
+    partition,
+)
 from jaxch5.training.freezing import layer_groups
+
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +88,44 @@ def test_parting_and_merging_give_the_tree_back(variables, params):
     assert set(flatten_dict(fixed)) == frozen
     assert not frozen & set(flatten_dict(trained))
     assert merge(trained, fixed) == params
+
+
+@pytest.mark.parametrize("case", GOLDEN["even_mults"], ids=lambda case: f"{case['n']} rates")
+def test_even_mults_are_fastais(case):
+    assert even_mults(case["start"], case["stop"], case["n"]) == pytest.approx(
+        case["values"], rel=1e-9
+    )
+
+
+def test_a_rate_or_a_slice_gives_each_group_its_own():
+    assert group_rates(0.1, 3) == [0.1, 0.1, 0.1]
+    assert group_rates(slice(0.1), 3) == pytest.approx([0.01, 0.01, 0.1])
+    assert group_rates(slice(1e-4, 1e-2), 3) == pytest.approx([1e-4, 1e-3, 1e-2])
+    assert group_rates(slice(1e-4, 1e-2), 1) == [1e-2]
+    for wrong in (0.0, -1.0, slice(None), slice(0.0, 1.0), slice(-1.0)):
+        with pytest.raises(ConfigError, match="lr = "):
+            group_rates(wrong, 2)
+
+
+Suggested = namedtuple("Suggested", "valley")(1e-3)
+REFUSED = [
+    (lambda: group_rates(math.inf, 2), "lr = inf: should be above 0 and at most 100"),
+    (
+        lambda: group_rates([1e-4, 1e-3], 2),
+        r"lr = \[0.0001, 0.001\]: in Python this should be a rate",
+    ),
+    (lambda: group_rates(Suggested, 2), "lr = Suggested.*: in Python this should be a rate"),
+    (
+        lambda: group_rates(slice(Suggested), 2),
+        "lr = Suggested.*: in Python this should be one rate",
+    ),
+    (lambda: group_rates(slice(-1.0, 1.0), 1), "lr = -1.0: should be above 0 and at most 100"),
+    (lambda: group_rates(slice(1e-5, 1e-4, 1e-3), 3), "lr = slice.*: should be slice.last. or "),
+    (lambda: group_rates(1.0, 20, 1e-30), "lr = 0.0: should be above 0 and at most 100"),
+]
+
+
+@pytest.mark.parametrize(("make", "line"), REFUSED, ids=[line[:20] for _, line in REFUSED])
+def test_values_that_give_no_rates_are_refused(make, line):
+    with pytest.raises(ConfigError, match=f"^{line}"):
+        make()

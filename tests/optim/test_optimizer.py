@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
+from jaxch5.errors import ConfigError
 from jaxch5.optim.optimizer import make_optimizer, with_hyperparams
 
 ADAM = json.loads((Path(__file__).parent / "golden.json").read_text())["adam"]
@@ -33,3 +35,10 @@ def test_adam_is_fastais_with_changing_rate_and_momentum():
         np.testing.assert_allclose(params["w"], step["w"], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(params["b"], step["b"], rtol=1e-5, atol=1e-6)
     assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize("value", [{"wd": -1.0}, {"clip": -1.0}, {"accumulate": 1.5}])
+def test_a_number_out_of_range_is_refused(value):
+    ((name, number),) = value.items()
+    with pytest.raises(ConfigError, match=f"^{name} = {number}: should be "):
+        make_optimizer(**value)

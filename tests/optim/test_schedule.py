@@ -2,18 +2,19 @@
 
 import itertools
 import json
+import math
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxch5.errors import ConfigError
+from jaxch5.optim.groups import group_rates
 from jaxch5.optim.schedule import (
-    even_mults,
     fine_tune_momentum,
     fine_tune_schedule,
     flat_cosine,
-    group_rates,
     one_cycle,
     one_cycle_momentum,
     sgdr,
@@ -35,13 +36,6 @@ def test_rate_ends_at_lr_max_over_div_final():
     assert one_cycle(0.1, 10, div_final=1e3)(10) == pytest.approx(1e-4)
 
 
-@pytest.mark.parametrize("case", GOLDEN["even_mults"], ids=lambda case: f"{case['n']} rates")
-def test_even_mults_are_fastais(case):
-    assert even_mults(case["start"], case["stop"], case["n"]) == pytest.approx(
-        case["values"], rel=1e-9
-    )
-
-
 @pytest.mark.parametrize("case", GOLDEN["fine_tune"], ids=lambda case: f"{case['epochs']} epochs")
 def test_fine_tune_is_fastais_step_by_step(case):
     expected = np.array(case["steps"])
@@ -51,16 +45,6 @@ def test_fine_tune_is_fastais_step_by_step(case):
     momentum = fine_tune_momentum(epochs, steps, freeze)
     for group in range(case["groups"]):
         np.testing.assert_allclose(momentum, expected[:, group, 1], rtol=1e-5)
-
-
-def test_a_rate_or_a_slice_gives_each_group_its_own():
-    assert group_rates(0.1, 3) == [0.1, 0.1, 0.1]
-    assert group_rates(slice(0.1), 3) == pytest.approx([0.01, 0.01, 0.1])
-    assert group_rates(slice(1e-4, 1e-2), 3) == pytest.approx([1e-4, 1e-3, 1e-2])
-    assert group_rates(slice(1e-4, 1e-2), 1) == [1e-2]
-    for wrong in (0.0, -1.0, slice(None), slice(0.0, 1.0), slice(-1.0)):
-        with pytest.raises(ConfigError, match="lr = "):
-            group_rates(wrong, 2)
 
 
 def test_flat_cosine_is_flat_then_falls():
@@ -77,6 +61,68 @@ def test_cycles_come_back():
     assert max(map(rate, range(10))) == rate(5) == pytest.approx(1e-2)
     restarts = [step for step in range(1, 71) if sgdr(1.0, 10)(step) == 1.0]
     assert restarts == [10, 30, 70]
+
+
+@pytest.mark.parametrize(
+    ("steps", "factor", "restarts"),
+    [(3, 1.5, [0, 3, 7, 14]), (2, 1.2, [0, 2, 4, 7, 10, 14]), (5, 1, [0, 5, 10, 15])],
+)
+def test_every_wave_of_sgdr_begins_at_the_highest_rate(steps, factor, restarts):
+    rate = sgdr(1.0, steps, factor)
+    values = [rate(step) for step in range(restarts[-1] + 2)]
+    assert [step for step, value in enumerate(values) if value == 1.0] == restarts
+    for begin, end in itertools.pairwise(restarts):
+        assert values[begin:end] == sorted(values[begin:end], reverse=True)
+
+
+def test_a_rate_keeps_its_last_value_beyond_the_last_step():
+    momentum = one_cycle_momentum(10)
+    for rate in (one_cycle(1.0, 10), flat_cosine(1.0, 10)):
+        assert rate(10) == rate(13) == rate(25) == pytest.approx(1e-5)
+    assert momentum(10) == momentum(13) == 0.95
+
+
+Suggested = namedtuple("Suggested", "valley")(1e-3)
+REFUSED = [
+    (lambda: one_cycle(1.0, 10, pct_start=30), "pct_start = 30: should be above 0 and below 1"),
+    (lambda: one_cycle(1.0, 10, div=0), "div = 0: should be a finite number, at least 1"),
+    (lambda: one_cycle(1.0, 10, div=-5), "div = -5: should be a finite number, at least 1"),
+    (lambda: one_cycle(math.inf, 10), "lr_max = inf: should be above 0 and at most 100"),
+    (
+        lambda: one_cycle([1e-4, 1e-3], 10),
+        r"lr_max = \[0.0001, 0.001\]: in Python this should be one rate",
+    ),
+    (
+        lambda: one_cycle(Suggested, 10),
+        r"lr_max = Suggested\(valley=0.001\): in Python this should be one rate",
+    ),
+    (lambda: one_cycle(1.0, 0), "steps = 0: should be a whole number, at least 1"),
+    (lambda: one_cycle_momentum(10, moms=(0.9, 0.8)), r"moms = \(0.9, 0.8\): should be three num"),
+    (lambda: one_cycle_momentum(10, moms=0.9), "moms = 0.9: should be three numbers"),
+    (lambda: one_cycle_momentum(10, moms=(0.9, 0.8, 1)), "momentum = 1: should be at least 0 and"),
+    (lambda: flat_cosine(1.0, 10, div_final=0), "div_final = 0: should be a finite number, at le"),
+    (lambda: flat_cosine(1.0, 10, pct_start=1.0), "pct_start = 1.0: should be above 0 and below"),
+    (lambda: triangular(-1.0, 1.0, 4), "lr_min = -1.0: should be at least 0 and at most 100"),
+    (lambda: triangular(0.0, 1.0, 0), "steps_per_cycle = 0: should be a whole number, at least 1"),
+    (lambda: sgdr(slice(1e-3), 10), "lr_max = slice.*: in Python this should be one rate"),
+    (lambda: sgdr(1.0, 2.5), "steps = 2.5: should be a whole number, at least 1"),
+    (lambda: sgdr(1.0, 10, factor=0.5), "factor = 0.5: should be at least 1 and at most 100"),
+    (lambda: fine_tune_schedule(1, 5, lr_mult=0), "lr_mult = 0: should be a finite number, at le"),
+    (
+        lambda: fine_tune_schedule(1, 5, slice(1e-3)),
+        "base_lr = slice.*: in Python this should be one rate",
+    ),
+    (lambda: fine_tune_schedule(1, 5, math.nan, 0), "base_lr = nan: should be above 0 and at mos"),
+    (lambda: fine_tune_schedule(1, 5, layer_decay=2), "layer_decay = 2: should be above 0 and at"),
+    (lambda: fine_tune_schedule(0, 5), "epochs = 0: should be a whole number, at least 1"),
+    (lambda: fine_tune_momentum(1, 5, -1), "freeze_epochs = -1: should be a whole number, at lea"),
+]
+
+
+@pytest.mark.parametrize(("make", "line"), REFUSED, ids=[line[:20] for _, line in REFUSED])
+def test_values_that_make_no_schedule_are_refused(make, line):
+    with pytest.raises(ConfigError, match=f"^{line}"):
+        make()
 
 
 def test_layer_decay_gives_each_group_a_share_of_the_next_ones_rate():

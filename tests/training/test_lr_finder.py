@@ -31,7 +31,13 @@ def test_a_loss_that_is_no_number_ends_the_sweep():
     assert len(smooth_losses([2.0, float("inf"), 2.0])) == 2
 
 
-@pytest.mark.parametrize("wrong", [(0.0, 1.0, 9), (1.0, 1.0, 9), (1e-3, 1e-5, 9), (1e-3, 1.0, 1)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *((0.0, 1.0, 9), (1.0, 1.0, 9), (1e-3, 1e-5, 9), (1e-3, 1.0, 1)),
+        *((1e-3, float("inf"), 9), ("1e-3", 1.0, 9), (1e-3, None, 9)),
+    ],
+)
 def test_rates_that_do_not_rise_are_named(wrong):
     with pytest.raises(ConfigError, match="should"):
         sweep_rates(*wrong)

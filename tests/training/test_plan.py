@@ -40,7 +40,15 @@ def test_each_phase_counts_from_its_own_first_step():
 
 
 def test_rates_are_looked_at_before_anything_is_trained():
-    with pytest.raises(ConfigError, match="rates should be above 0"):
+    with pytest.raises(ConfigError, match=r"lr = -1\.0: should be above 0 and at most 100"):
         plan_at_rate(1, -1.0, 0.9, groups=2)
-    with pytest.raises(ConfigError, match="rates should be above 0"):
+    with pytest.raises(ConfigError, match=r"lr = \[0\.1, 0\.2\]: in Python this should be a rate"):
+        plan_at_rate(1, [0.1, 0.2], 0.9, groups=2)
+    with pytest.raises(
+        ConfigError, match=r"lr: the schedule returns \[0\.1\], but should return one"
+    ):
+        plan_at_rate(1, lambda step: [0.1], 0.9, groups=2)
+    with pytest.raises(ConfigError, match="momentum: the schedule returns None, but should"):
+        plan_at_rate(1, 0.1, lambda step: None, groups=2)
+    with pytest.raises(ConfigError, match=r"lr = 0\.0: should be above 0 and at most 100"):
         plan_of_one_cycle(1, 10, 2, slice(0.0, 1.0), 25.0, 1e5, 0.25, (0.95, 0.85, 0.95))

@@ -231,6 +231,25 @@ def test_the_summary_counts_what_trains():
 @pytest.mark.parametrize(
     ("value", "line"),
     [
+        ({"wd": -1.0}, "wd = -1.0: should be at least 0 and at most 1"),
+        ({"clip": -1.0}, "clip = -1.0: should be a finite number, at least 0"),
+        ({"accumulate": 0}, "accumulate = 0: should be a whole number, at least 1"),
+        ({"accumulate": 1.5}, "accumulate = 1.5: should be a whole number, at least 1"),
+        ({"average": 1.5}, "average = 1.5: should be at least 0 and below 1"),
+        ({"average": None}, "average = None: should be at least 0 and below 1"),
+        ({"devices": -1}, "devices = -1: should be a whole number, at least 0"),
+        ({"drop_path": 1}, "drop_path = 1: should be at least 0 and below 1"),
+        ({"layer_decay": 0}, "layer_decay = 0: should be above 0 and at most 1"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(value, line):
+    with pytest.raises(ConfigError, match=f"^{line}"):
+        Recipe(**value)
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
         ({"loss": "focal"}, "loss = focal: in Python this should be a function, as in loss=jx."),
         ({"mix": "mixup"}, "mix = mixup: in Python this should be a function, as in mix=jx.mixup"),
         (

@@ -1,27 +1,35 @@
 """`jaxch5 evaluate RUN` reproduces the run's own scores, and scores other pictures."""
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
 
+import flax.linen as nn
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from jaxch5.cli import parse
 from jaxch5.cli import run as run_command
 from jaxch5.config.building import load_data
 from jaxch5.config.settings import Config, from_toml
 from jaxch5.config.toml import flat, to_toml
 from jaxch5.config.uses import USES
 from jaxch5.data.packing import pack
+from jaxch5.data.source import read_pixels
 from jaxch5.data.sources.folder import from_folder
 from jaxch5.data.sources.table import from_csv
 from jaxch5.errors import DataError
 from jaxch5.evaluate import MORE, EvaluateOptions, chosen, evaluate
-from jaxch5.results.predictor import load_learner
+from jaxch5.learner import vision_learner
+from jaxch5.results.predictor import BATCH, Predictor, load_learner
 from jaxch5.run.directory import create_run
 from jaxch5.run.pictures import record_pictures
 from jaxch5.task import OF_COMMANDS, task_of
+from jaxch5.util.files import sha256_of
 
 
 def evaluated(capsys, *argv):
@@ -262,22 +270,120 @@ def test_a_set_one_level_too_high_is_no_class(trained, pictures, tmp_path, capsy
 
 
 @pytest.mark.parametrize("given", [("batch-size", "3"), ("on-bad", "skip")])
-def test_what_names_no_pictures_changes_none_that_are_scored(given, trained, tmp_path, capsys):
+def test_what_names_no_pictures_changes_none_that_are_scored(
+    given, trained, tmp_path, capsys, monkeypatch
+):
+    """The same pictures are scored, in batches of the size that is given."""
     name, value = given
     path, learn = trained
+    compute, rows = Predictor._of_items, []
+
+    def note(self, program, source, items, batch_size):
+        rows.append(batch_size)
+        return compute(self, program, source, items, batch_size)
+
+    monkeypatch.setattr(Predictor, "_of_items", note)
     argv = (path, f"--data.{name}", value, "--json", "--out", tmp_path / "out")
     status, out, err = evaluated(capsys, *argv)
     assert status == 0, err
+    assert rows == [3 if name == "batch-size" else BATCH]
     assert err.splitlines()[0] == "8 pictures that the run validated on"
     matrix = learn.interpret().confusion_matrix()
     assert json.loads(out)["confusion_matrix"] == matrix.tolist()
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A folder of sets that hold the same four pictures, each named after its class.
+
+    Beside them are others, which are read only if the setting that leaves them out is ignored.
+    """
+    root = tmp_path_factory.mktemp("places")
+    plain = [f"{name}/{name}_{number}.png" for name in ("blue", "red") for number in range(2)]
+    parts = [f"{part}/{name}" for part, name in zip(("one", "two") * 2, plain, strict=True)]
+    sets = {
+        "plain": plain,
+        "flat": [f"any/{Path(name).name}" for name in plain],
+        "large": plain,
+        "parts": [*parts, "train/red/red_8.png", "valid/red/red_9.png"],
+    }
+    for folder, names in sets.items():
+        for name in names:
+            (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((1001, 1000) if folder == "large" else (9, 9), 4095, np.uint16)
+            Image.fromarray(pixels).save(root / folder / name)
+    rows = [f"{name},{Path(name).parts[0]},{name}x,any" for name in plain]
+    (root / "all.csv").write_text("\n".join(["where,kind,image,label", *rows]))
+    shutil.make_archive(root / "all", "zip", root / "plain")
+    return root
+
+
+TABLE = "--data.path all.csv --data.image-column where --data.label-column kind --data.root plain"
+ARCHIVE = "--data.archive all.zip --data.sha256"
+TFDS = "--data.tfds oxford_iiit_pet --data.tfds-dir sets"
+# What a command line says about the pictures of `places`, and how it is refused, if it has to be.
+OBEYED = {
+    "data.path": ("--data.path plain", ""),
+    "data.pattern": (r"--data.path flat --data.pattern (.+)_\d\.png", ""),
+    "data.train": ("--data.path parts --data.train one --data.valid two", ""),
+    "data.valid": ("--data.path parts --data.train two --data.valid one", ""),
+    "data.image_column": (TABLE, ""),
+    "data.label_column": (TABLE, ""),
+    "data.root": (TABLE, ""),
+    "data.archive": (f"{ARCHIVE} DIGEST", ""),
+    "data.sha256": (f"{ARCHIVE} {64 * '0'}", "has the SHA-256 .*, not the one given"),
+    "data.tfds": ("--data.tfds no_such_set", "data.tfds = no_such_set: "),
+    "data.tfds_dir": (TFDS, "is not prepared in .*/places0/sets/oxford_iiit_pet"),
+    "data.range": ("--data.path plain --data.range 8191", ""),
+    "data.max_pixels": (
+        "--data.path large --data.max-pixels 1000000",
+        "1000 x 1001 pixels are more than",
+    ),
+}
+
+
+@pytest.mark.parametrize("key", OBEYED)
+def test_every_setting_about_other_pictures_is_obeyed(key, trained, places, tmp_path, monkeypatch):
+    """Each setting that says which pictures are scored, or how they are read, has its effect."""
+    import jaxch5.data.sources.tfds as module
+
+    if "tfds" in key:
+        pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setattr(module, "reachable", lambda address: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(places)
+    words, refusal = OBEYED[key]
+    digest = sha256_of(places / "all.zip")
+    argv = [str(trained[0]), *words.replace("DIGEST", digest).split()]
+    options = parse(EvaluateOptions, argv, "jaxch5 evaluate")
+    recorded = from_toml(trained[0] / "config.toml")
+
+    def pixels():
+        source, scored = chosen(options, options.settings(), recorded)
+        assert scored.part == "all"
+        names = [Path(source.references[item]).name for item in scored.items]
+        assert sorted(names) == ["blue_0.png", "blue_1.png", "red_0.png", "red_1.png"]
+        labels = [source.classes[source.labels[item]] for item in scored.items]
+        assert labels == [name.partition("_")[0] for name in names]
+        return np.unique([read_pixels(source, item) for item in scored.items])
+
+    if refusal:
+        with pytest.raises(DataError, match=refusal):
+            pixels()
+    else:
+        assert pixels() == [127 if key == "data.range" else 255]
+
+
 def test_every_other_setting_is_obeyed_or_refused(trained, capsys):
-    """Each setting that belongs to the run, rather than to `evaluate`, is refused by its name."""
+    """Each setting that belongs to the run, rather than to `evaluate`, is refused by its name.
+
+    Tests show of each of the others that it is obeyed.
+    """
     path, _ = trained
     config = from_toml(path / "config.toml")
     taken = set(filter(USES["evaluate"].of, flat(config))) - {"model.arch", "model.task"}
+    # The last one is that of `test_evaluate_suggests_a_threshold_that_it_then_takes`.
+    assert taken == OBEYED.keys() | {"data.on_bad", "data.batch_size", "model.threshold"}
     others = {
         "data.split": "random", "augment.mix": "mixup", "model.arch": "resnet34",
         "model.weights": "imagenet", "model.head": "linear", "model.precision": "bf16",
@@ -325,22 +431,46 @@ def test_a_run_without_a_record_is_evaluated_as_before_and_it_is_said(trained, t
     assert not err
 
 
-def test_suspects_can_be_mended_and_trained_on(trained, pictures, tmp_path, capsys):
-    """The list of suspects can be read back as a source of the same files.
+class MeanColour(nn.Module):
+    """A network that tells pictures apart by their mean colour, and learns to within a second."""
 
-    All predictions are inverted here, so that every label is suspect.
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(2, kernel_init=nn.initializers.zeros)(x.mean((1, 2)))
+
+
+def test_suspects_can_be_mended_and_trained_on(trained, pictures, tmp_path, capsys):
+    """Once its labels are corrected, the list of suspects is a set of the same files to train on.
+
+    All labels are inverted here, so that every one is suspect. A network that is trained on the
+    corrected labels gives the right answers; one trained on those before would give wrong ones.
     """
     _, learn = trained
     interp = learn.interpret()
     wrong = type(interp)(
-        1 - interp.predictions, interp.probabilities, interp.classes, interp.references
+        1 - interp.targets, interp.probabilities, interp.classes, interp.references
     )
     file = tmp_path / "suspects.csv"
     count = wrong.write_suspects(file, min_loss=0.0, min_probability=0.0)
     assert count == 8
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert {row["image"]: row["label"] for row in rows} == {
+        name: "red" if Path(name).parent.name == "blue" else "blue" for name in interp.references
+    }
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {"label": Path(row["image"]).parent.name} for row in rows)
     source = from_csv(file)
-    assert len(source) == 8
-    assert source.file(0).is_file()
+    assert sorted(source.references) == sorted(interp.references)
+    sizes = {"presize": 36, "size": 32, "batch_size": 3}
+    data = load_data(Config.model_validate({"data": {"path": file, "stratify": True, **sizes}}))
+    learn = vision_learner(data, MeanColour())
+    learn.console = Console(file=io.StringIO())
+    learn.fit(20, 0.1)
+    for name in ("blue", "red"):
+        assert learn.predict(pictures / name / "3.jpg").label == name
 
 
 def test_what_is_no_run_is_named(tmp_path, capsys):

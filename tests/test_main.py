@@ -11,6 +11,12 @@ import pytest
 from jaxch5.__main__ import WORKFLOW, commands, main
 
 ROOT = Path(__file__).parent.parent
+# Modules that a command line starts.
+STARTED = {
+    file.stem
+    for file in (ROOT / "jaxch5").glob("[a-z]*.py")
+    if "\ndef main() -> int:" in file.read_text("utf-8")
+}
 
 
 def called(*arguments):
@@ -26,15 +32,32 @@ def test_the_commands_are_listed_in_the_order_of_the_work():
     lines = ended.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     listed = [line.split()[0] for line in lines if line.startswith("  ")]
-    assert listed == list(commands())
     assert listed[:4] == ["verify", "show", "lr_find", "train"]
-    assert set(listed) <= set(WORKFLOW)
+    assert listed == list(WORKFLOW)
+    assert set(listed) == STARTED
 
 
-@pytest.mark.parametrize("name", ["lr_find", "lr-find"])
+def test_the_order_of_the_work_comes_first(monkeypatch):
+    """A command that the order lacks is listed too, after the others."""
+    monkeypatch.setattr("jaxch5.__main__.WORKFLOW", ("train", "show", "no_command"))
+    first, second, *others = commands()
+    assert [first, second] == ["train", "show"]
+    assert set(others) == STARTED - {"train", "show"}
+
+
+@pytest.mark.parametrize("name", sorted(STARTED | {"lr-find", "transfer-profile"}))
 def test_a_command_is_started_by_its_name(name, monkeypatch, capsys):
     """A command can be started by its module's name, written with an underscore or a dash."""
-    monkeypatch.setattr(sys, "argv", ["jaxch5", name, "--print-config", "--seed", "7"])
+    monkeypatch.setattr(sys, "argv", ["jaxch5", name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    module = name.replace("-", "_")
+    assert capsys.readouterr().out.startswith(f"usage: jaxch5 {module} ")
+
+
+def test_a_command_gets_the_arguments_that_follow_its_name(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["jaxch5", "lr-find", "--print-config", "--seed", "7"])
     assert main() == 0
     assert "seed = 7\n" in capsys.readouterr().out
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from jaxch5.cli import run
@@ -23,8 +24,13 @@ def test_it_prints_the_summary_and_writes_the_figure(pictures, tmp_path, capsys)
     text = capsys.readouterr().out
     assert "source    40 pictures of 2 classes" in text
     assert str(out) in text
-    width, height = Image.open(out).size
-    assert width > height
+    picture = Image.open(out).convert("RGB")
+    assert picture.width > picture.height
+    # The left picture and the right one are of one of the two colours each, under their titles.
+    for half in np.array_split(np.asarray(picture).astype(int), 2, axis=1):
+        red, blue = half[..., 0], half[..., 2]
+        share = (np.abs(red - blue) > 60).mean()
+        assert share > 0.2
 
 
 def test_json_has_the_summary(tmp_path, capsys):

@@ -232,16 +232,19 @@ def test_another_run_begins_from_its_weights(written, tmp_path, capsys):
 
 
 def test_a_run_and_a_learners_file_predict_by_the_command(written, tmp_path, capsys):
+    """The command answers for each picture of a folder what the loaded classifier answers."""
+    folder = tmp_path / "sets" / "photographs" / "rose"
     exports = written("exports")
-    document = command(
-        capsys,
-        predict,
-        PredictOptions,
-        exports / "resnet18-learner.safetensors",
-        tmp_path / "sets" / "photographs" / "rose",
-    )
-    assert len(document["predictions"]) == 8
-    assert set(document["predictions"][0]["classes"]) <= {"daisy", "rose", "tulip"}
+    for path in (exports / "resnet18-learner.safetensors", written("folder")):
+        document = command(capsys, predict, PredictOptions, path, folder, "--top", 3)
+        names = [one["path"] for one in document["predictions"]]
+        assert len(names) == 8
+        assert names == sorted(map(str, folder.iterdir()))
+        learner = jx.load_learner(path)
+        for one, found in zip(document["predictions"], learner.predict_many(names), strict=True):
+            expected = dict(zip(learner.classes, found.probabilities.tolist(), strict=True))
+            assert one["classes"] == pytest.approx(expected, abs=1e-6)
+            assert one["answer"] == found.label
 
 
 def test_learners_files_answer_as_they_did(written):

@@ -42,8 +42,16 @@ def test_a_table_is_split_by_its_column_unless_random_is_asked_for(pictures, tmp
 def test_folders_of_parts_can_be_split_anew(pictures, tmp_path):
     for part in ("train", "valid"):
         shutil.copytree(pictures, tmp_path / part)
-    assert len(data_of(path=tmp_path).valid.items) == 40
-    assert len(data_of(path=tmp_path, split="random").valid.items) == 16
+
+    def held_out(**settings):
+        data = data_of(path=tmp_path, **settings)
+        return [data.source.references[item] for item in data.valid.items]
+
+    own, anew = held_out(), held_out(split="random")
+    assert len(own) == 40
+    assert all(name.startswith("valid/") for name in own)
+    assert len(anew) == 16
+    assert {name.split("/")[0] for name in anew} == {"train", "valid"}
 
 
 def test_a_stratified_split_holds_out_the_same_share_of_each_class(pictures):
@@ -66,7 +74,14 @@ def test_every_augmentation_setting_reaches_the_policy():
 def test_bad_pictures_are_skipped_for_every_command(pictures, tmp_path):
     shutil.copytree(pictures, tmp_path / "all")
     (tmp_path / "all" / "red" / "0.jpg").write_bytes(b"")
-    assert len(data_of(path=tmp_path / "all", on_bad="skip").source) == 39
+    whole = load_source(Config.model_validate({"data": {"path": pictures}}).data)
+    data = data_of(path=tmp_path / "all", on_bad="skip")
+    assert list(data.source.references) == [
+        name for name in whole.references if name != "red/0.jpg"
+    ]
+    assert data.source.labels.tolist() == [0] * 20 + [1] * 19
+    shown = sum(int(batch.mask.sum()) for part in (data.train, data.valid) for batch in part)
+    assert shown == len(data.train) * 4 + len(data.valid.items)
 
 
 def test_epochs_go_by_the_number_of_photographs_unless_they_are_given(pictures):

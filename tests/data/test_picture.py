@@ -97,8 +97,16 @@ def test_a_path_may_begin_at_home_and_an_array_may_lie_on_a_disk(tmp_path, monke
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "HSV"])
 def test_pillows_pictures_of_any_mode_are_taken(mode):
-    image = Image.linear_gradient("L").resize((8, 6)).convert("RGB").convert(mode)
-    assert read_picture(image).shape == (6, 8, 3)
+    """What is read are the colours of the picture, as far as the mode can hold them."""
+    levels = np.indices((6, 8)).astype(np.uint8)
+    colours = np.stack([40 * levels[0], 30 * levels[1], np.full((6, 8), 200)], axis=-1)
+    if mode in ("1", "L", "LA"):
+        colours = 255 * (colours[..., :1] > 100).repeat(3, axis=-1)
+    image = Image.fromarray(colours.astype(np.uint8)).convert(mode)
+    read = read_picture(image)
+    assert read.shape == (6, 8, 3)
+    # The levels of a palette are 51 apart; other modes round a little.
+    assert np.abs(read.astype(int) - colours).max() <= (51 if mode in ("P", "PA") else 4)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -207,10 +215,11 @@ def test_from_arrays_refuses_what_holds_no_pictures(images, reason):
 
 
 def test_a_source_of_ones_own_may_give_any_form():
-    forms = [Image.new("L", (4, 3)), np.zeros((3, 4), np.uint8), bytearray(png(np.eye(4) > 2)), 7.5]
+    eye = bytearray(png((255 * np.eye(4)).astype(np.uint8)))
+    forms = [Image.new("L", (4, 3), 9), np.full((3, 4), 8, np.uint8), eye, 7.5]
     source = Source(("a",), np.zeros(4, int), [*"wxyz"], forms.__getitem__)
-    for item in range(3):
-        assert read_pixels(source, item).shape[2] == 3
+    for item, shown in enumerate([np.full((3, 4), 9), np.full((3, 4), 8), 255 * np.eye(4)]):
+        np.testing.assert_array_equal(read_pixels(source, item), np.stack([shown] * 3, axis=-1))
     with pytest.raises(DataError, match="z: has shape"):
         read_pixels(source, 3)
     two = Source(("a", "b"), np.arange(8) % 2, [*"stuvwxyz"], lambda item: forms[item % 3])

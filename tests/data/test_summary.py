@@ -76,6 +76,10 @@ def test_imbalance_and_unvalidated_classes_are_warned_of():
     source = jx.from_arrays(images, np.array([0] * 20 + [1] * 20), ["even", "odd"])
     text, _ = printed(load(source))
     assert "times the training pictures" not in text
+    assert "no validation picture" not in text
+    split = lambda source: (np.arange(8, 40), np.arange(8))  # noqa: E731
+    text, _ = printed(jx.DataBlock(source, split, presize=8, size=8).load(4))
+    assert "warning   no validation picture of odd: the accuracy says nothing" in text
 
 
 def test_markup_in_class_names_is_printed_as_it_is():
@@ -91,7 +95,11 @@ def test_show_batch_shows_what_it_says(pictures):
     data = load(jx.from_folder(pictures))
     figure = data.show_batch(nrows=2, ncols=4)
     assert len(figure.axes) == 8
-    assert {axes.get_title() for axes in figure.axes} <= {"blue", "red"}
+    titles = [axes.get_title() for axes in figure.axes]
+    assert set(titles) == {"blue", "red"}
+    for title, axes in zip(titles, figure.axes, strict=True):
+        red, _, blue = axes.images[0].get_array().mean((0, 1))
+        assert title == ("red" if red > blue else "blue")
     figure = data.show_batch(nrows=1, ncols=3, unique=True)
     shown = [axes.images[0].get_array() for axes in figure.axes]
     assert len({axes.get_title() for axes in figure.axes}) == 1

@@ -38,3 +38,5 @@ def test_a_notebook_shows_every_figure_as_a_picture(name):
     picture = Image.open(io.BytesIO(figure._repr_png_()))
     assert picture.format == "PNG"
     assert picture.size == (int(width), int(height))
+    drawn = np.asarray(picture.convert("RGB"))
+    assert (drawn != drawn[0, 0]).any()

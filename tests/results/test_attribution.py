@@ -215,10 +215,16 @@ def test_a_folder_that_cannot_be_is_said(trained, pictures, tmp_path, capsys):
 
 
 def test_a_figure_of_it():
-    found = jx.attribution(classifier(Bright(), 32), np.zeros((32, 32, 3), np.uint8))
+    """The figure shows the picture, and the picture again with the map over it."""
+    pixels = np.full((32, 32, 3), 20, np.uint8)
+    pixels[8:12, 16:20] = 255
+    found = jx.attribution(classifier(Bright(), 32), pixels, "bright")
     picture, over = found.plot().axes
-    assert picture.get_title().startswith(f"{found.label} ")
-    assert over.get_images()[0].get_array().shape == (32, 32, 3)
+    assert picture.get_title().startswith("bright ")
+    plain, marked = (axes.get_images()[0].get_array() for axes in (picture, over))
+    np.testing.assert_allclose(plain, pixels / 255, atol=0.01)
+    np.testing.assert_allclose(255 * marked, np.asarray(found.overlay()), atol=1)
+    assert not np.array_equal(marked[8:12, 16:20], marked[20:24, 16:20])
 
 
 SIDE, OBJECT = 64, 20

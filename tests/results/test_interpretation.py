@@ -290,8 +290,13 @@ def test_suspects_go_through_a_table_and_back(labelled, tmp_path, monkeypatch):
 def test_a_mended_table_trains_with_its_new_labels(labelled, tmp_path):
     file = tmp_path / "suspects.csv"
     labelled.write_suspects(file)
-    file.write_text(file.read_text(encoding="utf-8").replace(SCRIPT, "mouse"), encoding="utf-8")
-    assert "mouse" in from_csv(file).classes
+    file.write_bytes(file.read_bytes().replace(SCRIPT.encode(), b"mouse"))
+    source = from_csv(file)
+    labels = [source.classes[label] for label in source.labels]
+    assert dict(zip(source.references, labels, strict=True)) == {
+        labelled.references[4]: "mouse",
+        labelled.references[1]: 'say "dog",\r\nnow',
+    }
 
 
 def test_suspects_cannot_be_written_without_paths_or_into_nowhere(labelled, tmp_path):

@@ -30,6 +30,9 @@ def test_it_goes_through_the_block(packed):
     data = jx.DataBlock(from_packed(packed), jx.random_split(), presize=24, size=16).load(8)
     batch = next(iter(data.train))
     assert batch.image.shape == (8, 24, 36, 3)
+    red, _, blue = batch.image[:, :20, :20].mean((1, 2)).T
+    assert data.classes == ("blue", "red")
+    np.testing.assert_array_equal(batch.label, red > blue)
     np.testing.assert_array_equal(batch.label, data.source.labels[data.train.items][batch.index])
 
 
@@ -55,10 +58,14 @@ def test_each_process_can_have_shards_of_its_own(packed):
 
 
 def test_a_share_opens_no_other_shard(copy):
+    whole = from_packed(copy)
+    contents = {name: whole.read(item) for item, name in enumerate(whole.references)}
     for shard in sorted(copy.glob("pictures-*"))[1::2]:
         shard.unlink()
     share = from_packed(copy, slice(0, None, 2))
-    assert all(len(share.read(item)) for item in range(len(share)))
+    assert len(share) == 22
+    for item, name in enumerate(share.references):
+        assert share.read(item) == contents[name]
 
 
 def test_of_two_processes_that_train_each_opens_its_own_shards(copy):

@@ -62,15 +62,26 @@ def test_items_are_read_by_place(prepared, own_cache):
 
 
 def test_its_own_splits_are_kept(prepared, own_cache):
-    train, valid = given_split()(from_tfds("tiny_shapes", prepared))
-    assert (len(train), len(valid)) == (20, 6)
+    """Items of the split "train" are for training; those of "test" are for validation."""
+    source = from_tfds("tiny_shapes", prepared)
+    parts = [[source.references[item] for item in part] for part in given_split()(source)]
+    assert parts == [
+        [f"tiny_shapes/{split}/{number:07d}" for number in range(count)]
+        for split, count in TinyShapes.COUNTS.items()
+    ]
 
 
 def test_labels_are_read_once(prepared, own_cache):
+    """The second time, labels come from the cache, not from the records.
+
+    The cached labels are therefore exchanged here; those in the records stay as they are.
+    """
     first = from_tfds("tiny_shapes", prepared)
     kept = list(own_cache.rglob("*.npy"))
     assert len(kept) == 2
-    np.testing.assert_array_equal(from_tfds("tiny_shapes", prepared).labels, first.labels)
+    for file in kept:
+        np.save(file, 1 - np.load(file))
+    np.testing.assert_array_equal(from_tfds("tiny_shapes", prepared).labels, 1 - first.labels)
 
 
 class Relabelled(TinyShapes):
@@ -190,9 +201,15 @@ def test_a_set_without_training_pictures_is_one_part(own_cache, tmp_path):
 def test_the_set_trains_through_the_block(prepared, own_cache):
     import jaxch5 as jx
 
+    """Every batch has the pictures of its part, each with its own label."""
     data = jx.DataBlock(jx.from_tfds("tiny_shapes", prepared), jx.given_split(), 16, 8).load(4)
-    batch = next(iter(data.train))
-    assert batch.image.shape == (4, 16, 24, 3)
+    for part, count in ((data.train, 20), (data.valid, 6)):
+        shades = []
+        for batch in part:
+            shown = batch.image[batch.mask][:, 8, 8, 0]
+            np.testing.assert_array_equal(batch.label[batch.mask], shown % 2)
+            shades += shown.tolist()
+        assert sorted(shades) == list(range(count))
 
 
 @pytest.mark.parametrize("name", ["oxford_iiit_pet", "tf_flowers", "imagenette"])

@@ -31,35 +31,25 @@ from jaxch5.models.spec import (
     torch_name,
 )
 
-near_zero, nearer_zero = truncated_normal(0.02), normal(1e-6)
-
 
 class Block(nn.Module):
-    """Attention, then an MLP for each token; the result of each step is added to its input.
-
-    With `first_only`, only the first token is returned: every token is attended to, but what the
-    others would have become is not computed.
-    """
+    """Adds attention's result to the first `returned` tokens, or to all, and then an MLP's."""
 
     heads: int
     layer_scale: float
     dtype: Any
     drop_path: float
-    first_only: bool = False
+    returned: int | None
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch tokens width"], train: bool
-    ) -> Float[Array, "batch returned width"]:
-        width = x.shape[-1]
+    def __call__(self, x: Float[Array, "batch tokens width"], train: bool) -> Array:
+        batch, tokens, width = x.shape
         norm = partial(nn.LayerNorm, 1e-6, dtype=self.dtype)
         dense = partial(Dense, dtype=self.dtype)
         # A CPU multiplies matrices faster than it multiplies stacks of matrices.
         parts = dense(3 * width, name="attn_qkv")(norm(name="norm1")(x).reshape(-1, width))
-        parts = parts.reshape(*x.shape[:2], -1, width // self.heads)
-        query, key, value = jnp.split(parts, 3, axis=2)
-        if self.first_only:
-            x, query = x[:, :1], query[:, :1]
+        query, key, value = jnp.split(parts.reshape(batch, tokens, -1, width // self.heads), 3, 2)
+        x, query = x[:, : self.returned], query[:, : self.returned]
         seen = attention(query, key, value).reshape(-1, width)
         x += self._scaled("ls1_gamma", dense(width, name="attn_proj")(seen).reshape(x.shape), train)
         y = Mlp(self.dtype, name="mlp")(norm(name="norm2")(x))
@@ -106,10 +96,8 @@ class VisionTransformer(nn.Module):
     ) -> Float[Array, "batch num_classes"]:
         (batch, *sides, _), side, prefix = x.shape, self.patch, 1 + self.registers
         if unfit := [length for length in sides if length % side]:
-            raise ConfigError(
-                f"data.size = {unfit[0]}: {self.arch} takes multiples of {side}, such as "
-                f"--data.size {(unfit[0] // side + 1) * side}"
-            )
+            fits = f"multiples of {side}, such as --data.size {(unfit[0] // side + 1) * side}"
+            raise ConfigError(f"data.size = {unfit[0]}: {self.arch} takes {fits}")
         high, wide = (length // side for length in sides)
         uniform = variance_scaling(1 / 3, "fan_in", "uniform")
         embed = partial(nn.DenseGeneral, self.width, (-3, -2, -1), kernel_init=uniform)
@@ -117,20 +105,20 @@ class VisionTransformer(nn.Module):
         patches = x.reshape(batch, high, side, wide, side, 3).swapaxes(2, 3)
         patches = embed(dtype=self.dtype, name="patch_embed_proj")(patches)
 
-        def tokens(name: str, count: int, init: Any = nearer_zero) -> Array:
-            return self.param(name, init, (1, count, self.width)).astype(self.dtype)
+        def tokens(name: str, count: int, init: Any = None) -> Array:
+            return self.param(name, init or normal(1e-6), (1, count, self.width)).astype(self.dtype)
 
         others = [("cls_token", 1), ("reg_token", self.registers)][: 1 + bool(self.registers)]
         first = [jnp.repeat(tokens(*other), batch, axis=0) for other in others]
         unplaced = prefix if self.registers else 0
-        places = tokens("pos_embed", prefix - unplaced + high * wide, near_zero)
+        places = tokens("pos_embed", prefix - unplaced + high * wide, truncated_normal(0.02))
         x = jnp.concatenate([*first, patches.reshape(batch, -1, self.width)], axis=1)
         x += jnp.pad(places, ((0, 0), (unplaced, 0), (0, 0)))
         block: Any = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        # A linear head reads only the class token.
-        first_only = [False] * (self.depth - 1) + [self.head == "linear"]
+        # The last block returns what the head reads: the class token alone, or every token.
+        returned = [None] * (self.depth - 1) + [1 if self.head == "linear" else None]
         for index, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
-            how = self.heads, self.layer_scale, self.dtype, float(rate), first_only[index]
+            how = self.heads, self.layer_scale, self.dtype, float(rate), returned[index]
             x = block(*how, name=f"blocks_{index}")(x, train)
         x = nn.LayerNorm(1e-6, name="norm")(x.astype(jnp.float32))
         pooled = x[:, 0]

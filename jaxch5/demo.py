@@ -118,13 +118,21 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
 
     Returns:
         Either the probabilities of the likeliest classes, most likely first, and a message, which
-        is empty unless the first class is less probable than all others together; or no
+        says if the first class is less probable than all others together, and which values were
+        taken for black and white if the picture has more than 8 bits and no range was set; or no
         probabilities, and a message that says why there are none.
     """
     if path is None:
         return {}, ""
+    from jaxch5.data.scale import guess_range
+
+    words = ""
     try:
-        prediction = predictor.predict(Path(path).read_bytes())
+        content = Path(path).read_bytes()
+        if predictor.about.range == "auto":
+            text, words = guess_range(1, lambda _: content, max_pixels=predictor.about.max_pixels)
+            predictor = predictor.reading(range=text)
+        prediction = predictor.predict(content)
     except (DataError, OSError) as error:
         # What follows the semicolon is advice for training.
         return {}, str(error).partition(";")[0]
@@ -135,7 +143,8 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
         return {}, f"{prediction.label}: {has} only {value}"
     # Unless "none of these" is an answer, probabilities add up to 1.
     unsure = share < UNSURE and not predictor.task.threshold
-    return likely, f"{has} {value}: less than the others together" if unsure else ""
+    remarks = [f"{has} {value}: less than the others together"] * unsure
+    return likely, "; ".join([*remarks, *[words] * bool(words)])
 
 
 def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:

@@ -143,11 +143,16 @@ def range_of(found: Sequence[Found], max_pixels: int) -> tuple[str, str]:
     from jaxch5.data.depth import SUFFIXES
     from jaxch5.data.scale import guess_range
 
-    files = [path for name, path in found if path == name and name.lower().endswith(SUFFIXES)]
+    files = [
+        content
+        for name, content in found
+        if isinstance(content, bytes) or (content == name and name.lower().endswith(SUFFIXES))
+    ]
 
     def read(number: int) -> bytes:
+        content = files[number]
         with suppress(OSError):
-            return Path(str(files[number])).read_bytes()
+            return content if isinstance(content, bytes) else Path(str(content)).read_bytes()
         return b""
 
     return guess_range(len(files), read, max_pixels=max_pixels)
@@ -211,7 +216,8 @@ def _of_standard_input(content: bytes) -> Iterator[Found]:
         yield "-", content
     else:
         # Not `splitlines`: other characters that it takes for line ends can be part of a name.
-        yield from ((line, line) for line in os.fsdecode(content).split("\n") if line)
+        lines = (line.removesuffix("\r") for line in os.fsdecode(content).split("\n"))
+        yield from ((line, line) for line in lines if line)
 
 
 def main() -> int:

@@ -63,6 +63,9 @@ def _of_each_class(probabilities: Probabilities, labels: Labels) -> Float[np.nda
     return np.abs(np.log(np.clip(of_truth, SMALLEST, 1))).sum(axis=1)
 
 
+BUILT_IN = {"softmax": (softmax, _of_label), "sigmoid": (jax.nn.sigmoid, _of_each_class)}
+
+
 @dataclass(frozen=True)
 class Task:
     """Defines what a label means, for items with one label each.
@@ -79,7 +82,8 @@ class Task:
 
     Raises:
         ConfigError: A metric does not exist, is given twice or has a reserved name, the metric of
-            `best` is not recorded, or the threshold is not a probability.
+            `best` is not recorded, the threshold is not a probability, or the name is that of a
+            built-in task with another activation or other losses of items.
 
     Example:
         >>> single_label().decode(np.array([[0.5, 0.3, 0.2], [0.4, 0.2, 0.4]]))
@@ -97,6 +101,13 @@ class Task:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold = {self.threshold}: should be from 0 to 1")
+        # A run or file that names a built-in task is read with that task.
+        own = self.activation, self.item_losses
+        if BUILT_IN.get(self.name, own) != own:
+            raise ConfigError(
+                f"name = {self.name}: is the name of a built-in task, which has another activation "
+                "or other losses of items; name your task by its import path, package.module:TASK"
+            )
         known = (*self.scores(), *LOSSES)
         if self.best.metric not in known:
             raise ConfigError(
@@ -249,7 +260,7 @@ def one_vs_rest(threshold: float = THRESHOLD) -> Task:
 
 SOFTMAX = single_label()
 # Names of the built-in tasks; a user's own task is named by its import path.
-NAMED = (SOFTMAX.name, one_vs_rest().name)
+NAMED = tuple(BUILT_IN)
 
 
 def task_of(name: str, threshold: float = THRESHOLD) -> Task:

@@ -9,8 +9,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
+from PIL import Image
 
 from jaxch5.cli import run
 from jaxch5.demo import (
@@ -117,6 +119,16 @@ def test_an_answer_is_what_predict_says(trained, picture, broken):
     assert answer(predictor, str(broken)) == ({}, "picture: is not a picture in a known format")
     assert "No such file" in answer(predictor, str(broken.with_name("none.jpg")))[1]
     assert answer(predictor, None) == ({}, "")
+
+
+def test_an_answer_says_how_a_picture_of_more_than_8_bits_was_read(trained, tmp_path):
+    predictor, file = load_learner(trained[0]), tmp_path / "deep.png"
+    values = np.random.default_rng(0).integers(0, 4000, (40, 40)).astype(np.uint16)
+    Image.fromarray(values).save(file)
+    likely, message = answer(predictor, str(file))
+    expected = predictor.reading(range="auto integers 0,4095").predict(file)
+    assert likely["red"] == pytest.approx(float(expected.probabilities[1]))
+    assert "integers from 0 to 4,095 are read as black to white" in message
 
 
 def of_task(given, task):

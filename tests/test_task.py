@@ -210,6 +210,8 @@ def test_what_is_not_one_number_is_no_score(value, kind):
         ({"metrics": ("f2",)}, "fit.metrics = f2: should be one of accuracy"),
         ({"metrics": ("f1",)}, "best = accuracy: epochs should be compared by one of f1, "),
         ({"threshold": 1.5}, "threshold = 1.5: should be from 0 to 1"),
+        ({"activation": lambda logits: 5 * logits}, "name = softmax: is the name of a built-in"),
+        ({"item_losses": one_vs_rest().item_losses}, "name = softmax: is the name of a built-in"),
     ],
 )
 def test_a_task_that_cannot_be_is_refused_when_it_is_made(changes, line):

@@ -231,7 +231,13 @@ RULES: dict[str, tuple[Rule, ...]] = {
             told=True,
         ),
     ),
-    "model.threshold": (_one_of("model.task", "sigmoid"),),
+    "model.threshold": (
+        Rule(
+            lambda situation: situation.values["model.task"] == "sigmoid",
+            # `predict` and others would otherwise say what the task of a run is not.
+            lambda situation: "only works with model.task = sigmoid, which has to be given too",
+        ),
+    ),
     "model.bn": (
         _network("model.bn"),
         Rule(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,7 +169,7 @@ def known_task(path: Path, said: dict[str, Any]) -> Task:
             "--model.task package.module:TASK, or in Python load_learner(path, task=...)"
         )
     try:
-        return task_of(name, float(threshold))
+        return replace(task_of(name), threshold=float(threshold))
     except (ValueError, ConfigError):
         raise WeightsError(
             f"{path}: its threshold is {threshold}, but should be from 0 to 1"

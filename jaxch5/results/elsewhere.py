@@ -49,9 +49,12 @@ CALL_TIMM = """model = timm.create_model("local-dir:.", pretrained=True).eval()
 mean, std = (torch.tensor(model.pretrained_cfg[name]) for name in ("mean", "std"))
 with torch.no_grad():
     logits = model(((torch.from_numpy(pictures) / 255 - mean) / std).permute(0, 3, 1, 2))
-probabilities = logits.{activation}
+{last}
 ```
 """
+OWN_TASK = (
+    "# The task {task} has an activation of its own, which turns the logits into probabilities."
+)
 
 
 def pixels(
@@ -121,7 +124,9 @@ def recipe(predictor: Predictor, form: str) -> str:
         form: Format, "onnx" or "timm".
     """
     about, size = predictor.about, height_and_width(predictor.about.size)
-    activation = "sigmoid()" if predictor.task.name == "sigmoid" else "softmax(1)"
+    # The activation of a task of the user's own cannot be written down for PyTorch.
+    activation = {"softmax": "softmax(1)", "sigmoid": "sigmoid()"}.get(predictor.task.name)
+    last = f"probabilities = logits.{activation}" if activation else OWN_TASK
     peers = {"onnx": "onnxruntime", "timm": "timm\nimport torch"}[form]
     head, call = {"onnx": (ONNX, CALL_ONNX), "timm": (TIMM, CALL_TIMM)}[form]
     seen = about.presize, size, *vars(about.view).values(), *vars(about.framing).values()
@@ -131,7 +136,7 @@ def recipe(predictor: Predictor, form: str) -> str:
         imports=f"import io\nimport math\n\nimport numpy as np\nimport {peers}\n",
         pixels=inspect.getsource(pixels),
         seen=", ".join(map(json.dumps, seen)).replace("[", "(").replace("]", ")"),
-        call=call.replace("{activation}", activation),
+        call=call.replace("{last}", last.format(task=predictor.task.name)),
     )
     return head.format(**values) + lines
 
@@ -146,7 +151,7 @@ def timm_config(predictor: Predictor) -> dict[str, Any]:
     if not any(found.repository.startswith(f"timm/{spec.name}.") for found in spec.weights):
         raise ConfigError(
             f"format = timm: {spec.name} has no weights timm/{spec.name}.TAG, so timm does not "
-            "have this network; choose safetensors, stablehlo, onnx or learner"
+            "have this network; choose stablehlo, onnx or learner"
         )
     if spec.heads and about.head != spec.heads[0]:
         raise ConfigError(

@@ -134,9 +134,9 @@ class Predictor(NamesFastai):
         Args:
             changes: `range` or `max_pixels`; see `Reading`.
         """
-        about = self.about._replace(**changes)  # type: ignore[arg-type]
-        rest = self.classes, self.normalization, about, self.task, self.spec
-        return Predictor(self.model, self.variables, *rest)
+        other = copy(self)  # Programs take decoded pictures, so they stay the same.
+        other.about = self.about._replace(**changes)  # type: ignore[arg-type]
+        return other
 
     def probabilities(
         self, pictures: Float[Array, "batch height width 3"]
@@ -329,7 +329,9 @@ def load_learner(
     path = run_or_learner(path)
     if path.is_dir():
         config = open_run(path)[1]
-        about, said = about_of(config), config.model.model_dump()
+        # Settings have a threshold even for the task softmax, which makes no use of it.
+        stored = {"task", "threshold"} if config.model.task != SOFTMAX.name else {"task"}
+        about, said = about_of(config), config.model.model_dump(include=stored)
         # A learner's network may differ from its configuration's; checkpoints name the actual one.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         pretrained = from_run(path, spec)

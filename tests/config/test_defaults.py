@@ -61,6 +61,8 @@ CALLED = {"label_smoothing": "label_smoothing", "alpha": "mix_alpha", "base_lr":
 OTHER = {(make_optimizer, "lr"), (random_split, "seed")}
 # For these parameters, None means the default of the plan, which has two phases or one cycle.
 OTHER |= {(Learner.fine_tune, n) for n in ("freeze_epochs", "lr_mult", "pct_start", "div")}
+# A recipe tells a head that was given from the default, since only the former can be refused.
+OTHER |= {(Recipe, "head")}
 # The functions that settings are passed to, each with the section as it is when the function is
 # called.
 FEEDS = [

@@ -9,7 +9,7 @@ from PIL import Image
 from jaxch5.cli import run as run_command
 from jaxch5.config.building import as_decided, load_source
 from jaxch5.config.ranges import parse_range
-from jaxch5.config.settings import Config, DataConfig, from_toml
+from jaxch5.config.settings import MAX_PIXELS, Config, DataConfig, from_toml
 from jaxch5.config.toml import to_toml
 from jaxch5.data.block import DataBlock
 from jaxch5.data.decode import Reading
@@ -19,7 +19,7 @@ from jaxch5.data.sources.folder import from_folder
 from jaxch5.data.sources.packed import from_packed
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError
-from jaxch5.predict import PredictOptions, predict
+from jaxch5.predict import PredictOptions, predict, range_of
 from jaxch5.results.artifacts import as_learner
 from jaxch5.results.predictor import load_learner
 from jaxch5.util.files import write_file
@@ -137,6 +137,16 @@ def test_a_learners_file_brings_it_along(trained, learner, deep, tmp_path):
     # The learner's range also applies to a source for which no range was decided.
     rows = again.probabilities_of(from_folder(deep), np.array([item]))
     np.testing.assert_allclose(rows[0], as_pixels, atol=1e-6)
+
+
+def test_a_picture_has_the_same_range_on_standard_input_as_by_its_path(deep):
+    picture = deep / "bright" / "0.png"
+    of_path, of_content = (
+        range_of([(name, content)], MAX_PIXELS)
+        for name, content in ((str(picture), str(picture)), ("-", picture.read_bytes()))
+    )
+    assert of_content == of_path
+    assert of_content[0] == DECIDED
 
 
 def test_predict_takes_what_is_said(learner, deep, capsys):

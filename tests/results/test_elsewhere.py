@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import cv2
 import flax.linen as nn
@@ -26,14 +27,15 @@ from jaxch5.results.artifacts import as_safetensors, as_timm, write_artifact
 from jaxch5.results.elsewhere import pixels
 from jaxch5.results.predictor import Predictor
 from jaxch5.run.transfer import find_weights
+from jaxch5.task import SOFTMAX, one_vs_rest
 from jaxch5.view import WHOLE, View
 
 PLAIN = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
 def classifier(arch, head="linear", **about):
-    # A module of one's own has the head that it has.
-    model = create_model(arch, 3, None if isinstance(arch, nn.Module) else head)
+    # A network of one's own has the head that it has.
+    model = create_model(arch, 3, head if isinstance(arch, str) else None)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
     spec = spec_of(arch)
     of = About(spec.name, head, "fp32", **{"presize": 72, "size": 64, **about})
@@ -82,6 +84,21 @@ def test_what_timm_has_not_is_refused():
     for own in (spec, Net(3)):
         with pytest.raises(ConfigError, match=r"[Nn]et has no weights timm/[Nn]et\.TAG"):
             as_timm(classifier(own))
+
+
+@pytest.mark.parametrize(
+    ("task", "line"),
+    [
+        (one_vs_rest(), "probabilities = logits.sigmoid()"),
+        (replace(SOFTMAX, name="own:TASK"), "# The task own:TASK has an activation of its own"),
+    ],
+)
+def test_the_lines_for_timm_have_the_tasks_activation(task, line):
+    predictor = classifier("resnet18")
+    predictor.task = task
+    text = as_timm(predictor)["README.md"].decode()
+    assert line in text
+    assert "softmax" not in text
 
 
 @pytest.mark.parametrize("form", ["timm", "onnx"])

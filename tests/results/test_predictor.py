@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import flax.linen as nn
@@ -24,6 +25,7 @@ from jaxch5.models.spec import Normalization
 from jaxch5.predict import PredictOptions, predict
 from jaxch5.results.artifacts import write_artifact
 from jaxch5.results.predictor import BATCH, About, Predictor, load_learner
+from jaxch5.task import SOFTMAX
 from jaxch5.util.files import write_file
 
 
@@ -259,6 +261,8 @@ def test_a_learners_file_gets_no_name_by_which_it_could_not_be_read(trained, tmp
         write_artifact(load_learner(trained[0]), tmp_path / "x.learner", "learner")
     with pytest.raises(ConfigError, match=r"x\.pkl: should end .* write x\.safetensors instead"):
         write_artifact(load_learner(trained[0]), Path("x.pkl"), "learner")
+    with pytest.raises(ConfigError, match=r"write pets-v1\.2\.safetensors instead"):
+        write_artifact(load_learner(trained[0]), Path("pets-v1.2"), "learner")
     assert not list(tmp_path.iterdir())
     (tmp_path / "x.safetensors").touch()
     with pytest.raises(WeightsError, match=r"did you mean .*x\.safetensors"):
@@ -360,10 +364,25 @@ def test_standard_input_is_a_picture_or_a_list_of_them(trained, held_out, capsys
     for piped, expected in (
         (Path(names[0]).read_bytes(), (0, as_content, "")),
         ("\n".join(names).encode(), predicted(capsys, trained[0], *names)),
+        ("\r\n".join(names).encode(), predicted(capsys, trained[0], *names)),
         (f"{names[0]}\n".encode(), one),
     ):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
         assert predicted(capsys, trained[0], "-") == expected
+
+
+def test_a_threshold_alone_needs_the_task_that_has_it(trained, held_out, capsys):
+    status, _, err = predicted(capsys, trained[0], held_out[0], "--model.threshold", "0.9")
+    assert status == 2
+    assert err.endswith("only works with model.task = sigmoid, which has to be given too\n")
+
+
+def test_a_file_keeps_the_threshold_of_a_softmax(trained, tmp_path):
+    predictor = load_learner(trained[0])
+    predictor.task = replace(SOFTMAX, threshold=0.9999)
+    write_artifact(predictor, tmp_path / "sure.safetensors", "learner")
+    assert load_learner(tmp_path / "sure.safetensors").task == predictor.task
+    assert load_learner(trained[0]).task == SOFTMAX
 
 
 @pytest.mark.parametrize("name", ["*.nothing", "."])

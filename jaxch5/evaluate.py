@@ -33,8 +33,8 @@ class EvaluateOptions(RunOptions):
     """Say how good a trained classifier is, and where it is wrong.
 
     The pictures that the run recorded as its validation set are scored; --data.path says where they
-    are now. If names and sizes do not prove that the set it names holds half of them, every
-    picture of that set is scored instead.
+    are now. If it is not sure that the set it names holds half of them, every picture of that set
+    is scored instead.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory")

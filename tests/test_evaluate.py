@@ -164,8 +164,13 @@ def test_another_set_with_the_names_of_the_runs_files_is_not_the_runs(form, tmp_
     assert scored().line == "4 pictures that the run validated on"
     other = scored(path=places[1])
     assert other.part == "all"
-    assert other.counts["unproven"] == len(other.items) == 20
+    # Files have digests, which tell that these are others; a packed set has names alone.
+    kind = "changed" if form == "folder" else "unproven"
+    assert other.counts[kind] == len(other.items) == 20
     if form == "folder":
+        for file in list(shutil.copytree(places[0], tmp_path / "copy").rglob("*.bmp")):
+            file.rename(file.with_stem(f"copy {file.stem}"))
+        assert scored(path=tmp_path / "copy").line == "4 pictures that the run validated on"
         (tmp_path / "link").symlink_to(places[0])
         assert scored(path=tmp_path / "link").line == "4 pictures that the run validated on"
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxch5.data.parallel import in_order
+from jaxch5.data.digests import UNKNOWN, digests_of
 from jaxch5.data.parts import TRAIN, VALID
 from jaxch5.data.source import Source, take
 from jaxch5.errors import CheckpointError, ConfigError
@@ -28,10 +28,6 @@ from jaxch5.util.files import to_json, write_file
 from jaxch5.util.text import composed
 
 FORMAT = "jaxch5 pictures of a run, 1"
-# Stands for a size that is not known, such as that of an item that is not a file.
-UNKNOWN = -1
-# Number of files whose sizes a thread looks up at a time.
-CHUNK = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +40,8 @@ class Pictures:
         labels: The class of each picture, as an index into `classes`.
         sizes: Size of each picture's file in bytes; -1 if it is not known.
         held_out: Whether each picture is for validation; the others are for training.
+        contents: Digest of each picture's file; -1 if it is not known, as in a record that an
+            earlier version wrote.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +49,7 @@ class Pictures:
     labels: Int[np.ndarray, "pictures"]
     sizes: Int[np.ndarray, "pictures"]
     held_out: Bool[np.ndarray, "pictures"]
+    contents: Int[np.ndarray, "pictures"]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,7 +74,8 @@ class Found(NamedTuple):
     Attributes:
         places: For each picture of the run, its index among the others; -1 if it is missing there.
         changed: For each picture of the run, whether the picture with the same name among the
-            others has a different file size.
+            others is a different file: one with different content or, if that is not known, of a
+            different size.
         relabelled: For each picture of the run, whether the picture with the same name among the
             others has a different class.
         known: For each of the others, its index among the run's pictures; -1 if the run lacks it.
@@ -112,20 +112,26 @@ def pictures_of(
     """
     train = np.arange(len(source)) if train is None else train
     items = train if valid is None else np.union1d(train, valid)
+    sizes, contents = digests_of(source, items)
     return Pictures(
         source.classes,
         [source.references[item] for item in items.tolist()],
         source.labels[items].astype(int),
-        _sizes(source, items),
+        sizes,
         ~np.isin(items, train),
+        contents,
     )
 
 
-def find(pictures: Pictures, others: Pictures) -> Found:
+def find(
+    pictures: Pictures, others: Pictures, places: Int[np.ndarray, "pictures"] | None = None
+) -> Found:
     """Looks up a run's pictures in the run's own set by their names; elsewhere, see `recognize`.
 
-    Names are compared in composed form, since file systems differ in how they store an umlaut.
-    Pictures that have the same name are matched in the order in which they are listed.
+    Args:
+        pictures: Pictures of the run.
+        others: Pictures of the set.
+        places: For each picture of the run, its index among the others or -1; None looks it up.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -134,53 +140,44 @@ def find(pictures: Pictures, others: Pictures) -> Found:
         >>> found.places.tolist(), found.known.tolist()
         ([0, 2], [0, -1, 1])
     """
-    there = {name: place for place, name in enumerate(distinct(others.references))}
-    places = np.array([there.get(name, -1) for name in distinct(pictures.references)], int)
+    if places is None:
+        places = places_of(pictures.references, others.references)
     found = np.flatnonzero(places >= 0)
     at = places[found]
     known = np.full(len(others), -1)
     known[at] = found
 
-    mine, theirs = pictures.sizes[found], others.sizes[at]
     changed, relabelled = np.zeros((2, len(pictures)), bool)
-    changed[found] = (mine != theirs) & (mine != UNKNOWN) & (theirs != UNKNOWN)
+    # A digest covers the size as well, so the size matters only if a digest is not known.
+    for mine, theirs in ((pictures.sizes, others.sizes), (pictures.contents, others.contents)):
+        differ = mine[found] != theirs[at]
+        changed[found] |= differ & (mine[found] != UNKNOWN) & (theirs[at] != UNKNOWN)
     classes = _places(others.classes, pictures.classes)
     relabelled[found] = classes[others.labels[at]] != pictures.labels[found]
     return Found(places, changed, relabelled, known, np.zeros(len(pictures), bool))
 
 
-def distinct(references: Iterable[str]) -> Iterator[Hashable]:
+def places_of(mine: Iterable[str], theirs: Iterable[str]) -> Int[np.ndarray, "mine"]:
+    """Returns where each name is in another list; -1 if it is not there.
+
+    Names are compared in composed form, since file systems differ in how they store an umlaut. If a
+    name occurs repeatedly, its uses are matched in the order in which they are listed.
+
+    Example:
+        >>> places_of(["b", "a", "a", "a"], ["a", "c", "a"]).tolist()
+        [-1, 0, 2, -1]
+    """
+    there = {name: place for place, name in enumerate(_distinct(theirs))}
+    return np.array([there.get(name, -1) for name in _distinct(mine)], int)
+
+
+def _distinct(references: Iterable[str]) -> Iterator[Hashable]:
     """Yields composed names, made unique by a count of earlier uses if a name occurs repeatedly."""
     before: Counter[str] = Counter()
     for reference in references:
         name = composed(reference)
         yield (name, before[name]) if name in before else name
         before[name] += 1
-
-
-def trained_on(pictures: Pictures, earlier: Pictures, found: Found) -> tuple[int, int]:
-    """Returns how many validation pictures an earlier run was trained on, or may have been.
-
-    Args:
-        pictures: Pictures of a run.
-        earlier: Pictures of an earlier run.
-        found: Where the earlier run's pictures are among those of the run.
-
-    Returns:
-        The number of validation pictures that were training pictures of the earlier run, and the
-        number of others that have the name of one, which does not prove that they were.
-
-    Example:
-        >>> from jaxch5.data.source import from_arrays
-        >>> source = from_arrays(np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1]), ["a", "b"])
-        >>> earlier = pictures_of(source, np.array([0, 1]), np.array([2]))
-        >>> pictures = pictures_of(source, np.array([1, 2]), np.array([0]))
-        >>> trained_on(pictures, earlier, find(earlier, pictures))
-        (1, 0)
-    """
-    places = (found.places[one & ~earlier.held_out] for one in (found.same, found.unproven))
-    sure, possible = (int(pictures.held_out[some].sum()) for some in places)
-    return sure, possible
 
 
 def merged(before: Pictures, now: Pictures) -> Pictures:
@@ -207,6 +204,7 @@ def merged(before: Pictures, now: Pictures) -> Pictures:
         np.concatenate([before.labels[gone], now.labels]),
         np.concatenate([before.sizes[gone], now.sizes]),
         np.concatenate([before.held_out[gone], held_out]),
+        np.concatenate([before.contents[gone], now.contents]),
     )
 
 
@@ -251,7 +249,7 @@ def write_pictures(path: Path, pictures: Pictures) -> None:
 
     The first line says what the file is, how many pictures each part has, and what the classes are
     called, in order. Every other line describes a picture: its name, its class, its part ("train"
-    or "valid") and, if it is known, its size.
+    or "valid") and, if they are known, its file's size and digest.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -270,19 +268,25 @@ def write_pictures(path: Path, pictures: Pictures) -> None:
         pictures.labels.tolist(),
         pictures.held_out.tolist(),
         pictures.sizes.tolist(),
+        pictures.contents.tolist(),
         strict=True,
     )
-    for reference, label, valid, size in rows:
-        line = {
+    for reference, label, valid, size, content in rows:
+        line: dict[str, object] = {
             "picture": reference,
             "class": pictures.classes[label],
             "part": VALID if valid else TRAIN,
         }
-        lines.append(line if size == UNKNOWN else {**line, "bytes": size})
-    content = "".join(to_json(line) + "\n" for line in lines)
+        if size != UNKNOWN:
+            line["bytes"] = size
+        if content != UNKNOWN:
+            # As text, since many readers of JSON do not keep all digits of a number this large.
+            line["digest"] = f"{content:016x}"
+        lines.append(line)
+    text = "".join(to_json(line) + "\n" for line in lines)
     # The lines are compressed at a fast level, and without a time stamp, since a time stamp would
     # change the bytes.
-    write_file(path, gzip.compress(content.encode(), compresslevel=3, mtime=0))
+    write_file(path, gzip.compress(text.encode(), compresslevel=3, mtime=0))
 
 
 def read_pictures(path: Path) -> Pictures | None:
@@ -313,6 +317,7 @@ def read_pictures(path: Path) -> Pictures | None:
             np.array([numbers[line["class"]] for line in lines], int),
             np.array([line.get("bytes", UNKNOWN) for line in lines], int),
             np.array([line["part"] == VALID for line in lines], bool),
+            np.array([int(line.get("digest", "-1"), 16) for line in lines], int),
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -328,19 +333,3 @@ def _places(names: Sequence[str], classes: Sequence[str]) -> Int[np.ndarray, "na
     """Returns the index of each name among the classes; -1 if it is not one of them."""
     numbers = {composed(name): number for number, name in enumerate(classes)}
     return np.array([numbers.get(composed(name), -1) for name in names], np.int32)
-
-
-def _sizes(source: Source, items: Int[np.ndarray, "items"]) -> Int[np.ndarray, "items"]:
-    if source.file is None:
-        return np.full(len(items), UNKNOWN)
-    file = source.file
-
-    def size(item: int) -> int:
-        try:
-            return file(item).stat().st_size
-        except OSError:
-            return UNKNOWN
-
-    chunks = (items[start : start + CHUNK].tolist() for start in range(0, len(items), CHUNK))
-    sizes = in_order(lambda chunk: [size(item) for item in chunk], chunks)
-    return np.array([one for chunk in sizes for one in chunk], int)

@@ -37,8 +37,8 @@ class Scored(NamedTuple):
 def holds_own(pictures: Pictures, found: Found) -> bool:
     """Checks whether another set holds at least half of the pictures that a run was validated on.
 
-    The run's own set passes even if it has been moved; different files with the same names do not
-    count, nor do those that nothing but a name makes the same.
+    The run's own set passes even if it has been moved or its files renamed; different files with
+    the same names do not count, nor do those that nothing but a name makes the same.
     """
     return bool(found.same[pictures.held_out].sum() >= OWN_SHARE * pictures.held_out.sum())
 
@@ -46,9 +46,9 @@ def holds_own(pictures: Pictures, found: Found) -> bool:
 def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
     """Returns those pictures that a run was validated on and that still exist.
 
-    A file that has the name of such a picture, but a different size, counts as a different picture,
-    possibly one that the run was trained on, and is left out. A picture whose class has changed is
-    scored against the class that it has now.
+    A file that has the name of such a picture, but different content, counts as a different
+    picture, possibly one that the run was trained on, and is left out. A picture whose class has
+    changed is scored against the class that it has now.
 
     Args:
         pictures: Pictures of the run.

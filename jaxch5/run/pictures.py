@@ -17,10 +17,9 @@ from jaxch5.data.pictures import (
     pictures_of,
     read_pictures,
     restricted,
-    trained_on,
     write_pictures,
 )
-from jaxch5.data.recognition import recognize
+from jaxch5.data.recognition import recognize, trained_on
 from jaxch5.data.source import Source
 from jaxch5.data.sources.table import is_table
 from jaxch5.data.split import Split

@@ -15,10 +15,11 @@ from jaxch5.data.pictures import (
     pictures_of,
     read_pictures,
     restricted,
-    trained_on,
     write_pictures,
 )
+from jaxch5.data.recognition import trained_on
 from jaxch5.data.source import from_arrays
+from jaxch5.data.sources.folder import from_folder
 from jaxch5.errors import CheckpointError
 
 # Any names of files, including bytes that are not valid text, and the same name more than once.
@@ -35,6 +36,7 @@ def pictures_named(references, rng, classes=("a", "b", "c")):
         rng.integers(0, len(classes), count),
         rng.integers(-1, 5, count),
         rng.integers(0, 2, count).astype(bool),
+        rng.integers(-1, 5, count),
     )
 
 
@@ -48,6 +50,7 @@ def test_it_is_read_as_it_was_written(tmp_path_factory, references, seed):
     assert list(again.references) == references
     assert again.digest == pictures.digest
     assert again.sizes.tolist() == pictures.sizes.tolist()
+    assert again.contents.tolist() == pictures.contents.tolist()
     write_pictures(file, again)
     assert file.read_bytes() == content
     for line in gzip.decompress(content).splitlines():
@@ -66,6 +69,7 @@ def test_in_any_order_each_is_found(references, seed):
         2 - pictures.labels[order],
         pictures.sizes[order],
         pictures.held_out[order],
+        pictures.contents[order],
     )
     found = find(pictures, shuffled)
     assert sorted(found.places.tolist()) == list(range(len(references)))
@@ -74,6 +78,25 @@ def test_in_any_order_each_is_found(references, seed):
         assert not found.changed.any()
         assert not found.relabelled.any()
         assert trained_on(shuffled, pictures, found) == (0, 0)
+
+
+def test_different_content_of_the_same_size_is_a_change(tmp_path):
+    """A record without digests, from an earlier version, tells a change by the size alone."""
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        (tmp_path / "a" / f"{number}.bmp").write_bytes(bytes(70))
+    source, record = from_folder(tmp_path), tmp_path / "pictures.jsonl.gz"
+    write_pictures(record, pictures_of(source))
+    head, *lines = map(json.loads, gzip.decompress(record.read_bytes()).splitlines())
+    for line in lines:
+        del line["digest"]
+    before = tmp_path / "before.jsonl.gz"
+    before.write_bytes(gzip.compress("\n".join(map(json.dumps, [head, *lines])).encode()))
+    (tmp_path / "a" / "1.bmp").write_bytes(b"x" * 70)
+    (tmp_path / "a" / "2.bmp").write_bytes(b"x" * 71)
+    now = pictures_of(source)
+    assert find(read_pictures(record), now).changed.tolist() == [False, True, True]
+    assert find(read_pictures(before), now).changed.tolist() == [False, False, True]
 
 
 @given(st.integers(0, 2**32 - 1))

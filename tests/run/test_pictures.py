@@ -1,6 +1,8 @@
 """Which pictures weights were trained on is claimed only as far as it is known."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ from PIL import Image
 
 from jaxch5.config.building import load_data
 from jaxch5.config.settings import Config
+from jaxch5.data.pictures import read_pictures, write_pictures
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.spec import Normalization
-from jaxch5.run.directory import create_run
+from jaxch5.run.directory import RunDir, create_run
 from jaxch5.run.pictures import home_of, known_by, record_pictures
 
 
@@ -41,7 +44,13 @@ def weights(photos, tmp_path):
 
 
 def test_other_pictures_of_the_same_names_are_not_said_to_be_known(photos, weights):
-    said = known_by(weights, load_data(config_of(photos / "other", seed=1)))
+    """They are not mentioned, unless the record is an earlier version's and has no digests."""
+    data = load_data(config_of(photos / "other", seed=1))
+    assert known_by(weights, data) is None
+    record = RunDir(Path(weights.origin)).pictures_file
+    pictures = read_pictures(record)
+    write_pictures(record, replace(pictures, contents=np.full(len(pictures), -1)))
+    said = known_by(weights, data)
     assert "was trained on pictures with the names of " in said
     assert said.endswith("if they are the same pictures, the accuracy will be too high")
 
@@ -57,6 +66,15 @@ def test_the_runs_files_are_known_under_any_name(photos, weights, tmp_path):
     assert said.endswith(" of the 4 validation pictures: the accuracy will be too high")
     assert known_by(weights, load_data(config_of(table, seed=1))) == said
     assert known_by(weights, load_data(config_of(photos / "one"))) is None
+
+
+def test_copies_of_the_runs_files_are_known_under_other_names(photos, weights, tmp_path):
+    shutil.copytree(photos / "one", tmp_path / "copy")
+    for file in list((tmp_path / "copy").rglob("*.bmp")):
+        file.rename(file.with_stem(f"copy {file.stem}"))
+    said = known_by(weights, load_data(config_of(tmp_path / "copy", seed=1)))
+    assert f"{weights.origin} was trained on " in said
+    assert said.endswith(" of the 4 validation pictures: the accuracy will be too high")
 
 
 def test_names_are_relative_to_the_folder_or_to_that_of_the_table(photos, tmp_path):

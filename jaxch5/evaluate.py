@@ -178,8 +178,7 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     from jaxch5.data.recognition import recognize
     from jaxch5.data.scoring import holds_own, score_all, score_drawn_again, score_validated
     from jaxch5.data.source import leave_out
-    from jaxch5.run.directory import RunDir, read_skipped
-    from jaxch5.run.pictures import home_of
+    from jaxch5.run.directory import RunDir, home_of, read_skipped
 
     run, source = RunDir(options.run), load_source(config.data)
     pictures, data = read_pictures(run.pictures_file), config.data

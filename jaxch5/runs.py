@@ -83,7 +83,8 @@ def runs(options: RunsOptions) -> dict[str, Any]:
     if any(intervals):
         notes.append("in brackets: Wilson's 95 % interval of the accuracy")
     if not same:
-        notes.append("the validation pictures or labels differ: compare the results with care")
+        known = "differ" if same is False else "may differ (the records do not tell)"
+        notes.append(f"the validation pictures or labels {known}: compare the results with care")
     for note in notes:
         print_line(console, note)
     others = [str(path) for path in found.others]

@@ -26,8 +26,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxch5.config.settings import Config, from_toml
+from jaxch5.config.settings import Config, DataConfig, from_toml
 from jaxch5.config.toml import to_toml
+from jaxch5.data.sources.table import is_table
 from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.metrics import Record
 from jaxch5.util.address import LISTED, expanded
@@ -127,6 +128,20 @@ def open_run(path: Path) -> tuple[RunDir, Config]:
     if not run.config_file.is_file():
         raise ConfigError(f"{path}: is not a run directory: it has no {run.config_file.name}")
     return run, from_toml(run.config_file, recorded=True)
+
+
+def home_of(settings: DataConfig) -> Path | None:
+    """Returns the folder that the pictures' names are relative to; None if they are not files.
+
+    Args:
+        settings: Settings of the run that recorded the names.
+    """
+    path = settings.path
+    if not isinstance(path, Path):
+        return None
+    if is_table(path):
+        return settings.root or path.parent
+    return path if path.is_dir() else None
 
 
 @contextmanager

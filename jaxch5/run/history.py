@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,11 @@ import numpy as np
 
 from jaxch5.config.settings import SOURCES, Config, FitConfig
 from jaxch5.config.toml import flat
-from jaxch5.data.pictures import read_pictures
+from jaxch5.data.pictures import Pictures, find, read_pictures
+from jaxch5.data.recognition import recognize
 from jaxch5.errors import CheckpointError, Jaxch5Error
 from jaxch5.metrics import Best, Record, best_by, is_number, wilson_interval
-from jaxch5.run.directory import RunDir, is_locked, open_run
+from jaxch5.run.directory import RunDir, home_of, is_locked, open_run
 
 # States of a run.
 ENDED, TRAINING, CUT = "ended", "training", "cut off"
@@ -136,25 +138,70 @@ def differences(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
     }
 
 
-def margins(runs: Sequence[PastRun]) -> tuple[list[tuple[float, float] | None], bool]:
+def margins(
+    runs: Sequence[PastRun],
+) -> tuple[list[tuple[float, float] | None], bool | None]:
     """Returns Wilson's interval for each accuracy, and whether all runs share one validation set.
+
+    The second value is None if the records of the runs' pictures do not tell.
 
     Raises:
         CheckpointError: A run's record of its pictures is damaged.
     """
     intervals: list[tuple[float, float] | None] = []
-    validated = set()
+    validated: list[tuple[PastRun, Pictures]] = []
     for run in runs:
         pictures = read_pictures(RunDir(run.path).pictures_file)
+        if pictures is not None:
+            validated.append((run, _held_out(pictures)))
         total = 0 if pictures is None else int(pictures.held_out.sum())
         right = run.best_record.get("accuracy") if run.best.metric == "accuracy" else None
         hits = round(right * total) if total and is_number(right) else None
         intervals.append(None if hits is None else wilson_interval(hits, total))
-        kept = [] if pictures is None else np.flatnonzero(pictures.held_out).tolist()
-        validated.add(
-            tuple((pictures.references[n], pictures.labels[n]) for n in kept) if pictures else ()
-        )
-    return intervals, len(validated) == 1
+    agree = {_agree(*validated[0], *other) for other in validated[1:]}
+    if len(validated) < len(runs):
+        agree.add(None)
+    return intervals, False if False in agree else None if None in agree else True
+
+
+def _held_out(pictures: Pictures) -> Pictures:
+    """Returns the validation pictures alone."""
+    kept = np.flatnonzero(pictures.held_out)
+    return replace(
+        pictures,
+        references=[pictures.references[number] for number in kept.tolist()],
+        labels=pictures.labels[kept],
+        sizes=pictures.sizes[kept],
+        held_out=pictures.held_out[kept],
+        contents=pictures.contents[kept],
+    )
+
+
+def _agree(run: PastRun, mine: Pictures, other: PastRun, theirs: Pictures) -> bool | None:
+    """Checks whether two runs' validation pictures, and their classes, are the same.
+
+    Classes are compared by name, since the number of a class depends on the other classes.
+
+    Args:
+        run, other: The two runs.
+        mine, theirs: Validation pictures of each run.
+
+    Returns:
+        None if the records do not tell that pictures of the same names are the same.
+    """
+    home, there = home_of(run.config.data), home_of(other.config.data)
+    if home is not None and there is not None:
+        found = recognize(mine, theirs, lambda number: there / theirs.references[number], home)
+    elif all(
+        getattr(run.config.data, name) == getattr(other.config.data, name) for name in SOURCES
+    ):
+        found = find(mine, theirs)
+    else:
+        found = recognize(mine, theirs)
+    missing = found.places < 0
+    if len(mine) != len(theirs) or np.any(missing | found.changed | found.relabelled):
+        return False
+    return None if np.any(found.unproven) else True
 
 
 def _is_run(path: Path) -> bool:

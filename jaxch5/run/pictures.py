@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from jaxch5.config.settings import DataConfig, from_toml
+from jaxch5.config.settings import from_toml
 from jaxch5.data.block import Data
 from jaxch5.data.pictures import (
     Pictures,
@@ -21,11 +21,10 @@ from jaxch5.data.pictures import (
 )
 from jaxch5.data.recognition import recognize, trained_on
 from jaxch5.data.source import Source
-from jaxch5.data.sources.table import is_table
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.models.pretrained import Pretrained
-from jaxch5.run.directory import RunDir, read_skipped
+from jaxch5.run.directory import RunDir, home_of, read_skipped
 from jaxch5.util.text import counted, same_names
 
 
@@ -105,20 +104,6 @@ def trained_before(pretrained: Pretrained | None, data: Data) -> tuple[int, int]
     items, file = np.union1d(data.train.items, data.valid.items), data.source.file
     of_item = (lambda number: file(int(items[number]))) if file else None
     return trained_on(data.pictures, earlier, recognize(earlier, data.pictures, of_item, home))
-
-
-def home_of(settings: DataConfig) -> Path | None:
-    """Returns the folder that the pictures' names are relative to; None if they are not files.
-
-    Args:
-        settings: Settings of the run that recorded the names.
-    """
-    path = settings.path
-    if not isinstance(path, Path):
-        return None
-    if is_table(path):
-        return settings.root or path.parent
-    return path if path.is_dir() else None
 
 
 def going_on(

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from jaxch5.config.settings import Config
+from jaxch5.config.settings import Config, DataConfig
 from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.run.directory import (
     add_environment,
     create_run,
     discard_run,
+    home_of,
     locked,
     open_run,
     write_metrics,
@@ -29,6 +30,17 @@ def test_a_run_can_be_opened_again_with_its_configuration(tmp_path):
     config = Config(seed=3)
     run = create_run(config, tmp_path / "run")
     assert open_run(tmp_path / "run") == (run, config)
+
+
+def test_names_are_relative_to_the_folder_or_to_that_of_the_table(tmp_path):
+    folder, table, archive = tmp_path / "photos", tmp_path / "labels.csv", tmp_path / "one.zip"
+    folder.mkdir()
+    table.write_text("image,label")
+    archive.write_bytes(b"PK")
+    homes = [home_of(DataConfig(path=path)) for path in (folder, table, archive, None)]
+    # The names in an archive are those of no files beside it.
+    assert homes == [folder, tmp_path, None, None]
+    assert home_of(DataConfig(path=table, root=folder)) == folder
 
 
 def test_runs_begun_in_the_same_second_do_not_meet(tmp_path, monkeypatch):

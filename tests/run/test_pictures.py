@@ -14,7 +14,7 @@ from jaxch5.data.pictures import read_pictures, write_pictures
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.spec import Normalization
 from jaxch5.run.directory import RunDir, create_run
-from jaxch5.run.pictures import home_of, known_by, record_pictures
+from jaxch5.run.pictures import known_by, record_pictures
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +75,3 @@ def test_copies_of_the_runs_files_are_known_under_other_names(photos, weights, t
     said = known_by(weights, load_data(config_of(tmp_path / "copy", seed=1)))
     assert f"{weights.origin} was trained on " in said
     assert said.endswith(" of the 4 validation pictures: the accuracy will be too high")
-
-
-def test_names_are_relative_to_the_folder_or_to_that_of_the_table(photos, tmp_path):
-    folder, table, zipped = photos / "one", tmp_path / "labels.csv", tmp_path / "one.zip"
-    shutil.make_archive(str(zipped.with_suffix("")), "zip", folder)
-    assert home_of(config_of(folder).data) == folder
-    assert home_of(config_of(table).data) == tmp_path
-    # The names in an archive are those of no files beside it.
-    assert home_of(config_of(zipped).data) is None
-    assert home_of(Config().data) is None

@@ -53,7 +53,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     features of that stage are specific to the original task; if not, they are general.
     """
     from jaxch5.config.building import with_epochs
-    from jaxch5.configured import data_of
+    from jaxch5.configured import data_of, recipe_of
     from jaxch5.models.registry import spec_of
     from jaxch5.plots.training import plot_transfer_profile
     from jaxch5.run.directory import (
@@ -65,7 +65,6 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
         write_skipped,
     )
     from jaxch5.run.pictures import record_pictures
-    from jaxch5.task import task_of
     from jaxch5.training.process import prepare_process
 
     prepare_process()
@@ -101,7 +100,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
             raise
     scratch = by_kind.pop(SCRATCH)
     frozen = [by_kind[kind] for kind in range(len(stages))]
-    best = task_of(config.model.task, config.model.threshold).best
+    best = recipe_of(config).task.best
     figure = plot_transfer_profile(frozen, scratch, stages, best.metric, best.is_share)
     save_figure(figure, options.out)
     print_line(console, f"figure {options.out}  results {directory.path}")
@@ -121,14 +120,29 @@ def measure(
     file: Path,
     console: Console,
 ) -> dict[int | str, list[float]]:
-    """Trains for the scores that `file` lacks, appends them, and returns all, grouped by kind."""
-    from jaxch5.task import task_of
+    """Trains for the scores that `file` lacks, appends them, and returns all, grouped by kind.
+
+    Raises:
+        ConfigError: Results in the file lack the score that the settings compare by, because an
+            earlier version, which took no heed of `fit.best`, wrote them; or a metric has the name
+            of another part of the results.
+    """
+    from jaxch5.configured import recipe_of
+    from jaxch5.metrics import best_by, metric_of
 
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    best = task_of(config.model.task, config.model.threshold).best
-    results = {
-        (point["frozen"], point["seed"]): point[best.metric] for point in map(json.loads, lines)
-    }
+    recipe = recipe_of(config)
+    best = recipe.task.best
+    shown = dict.fromkeys((best.metric, *(metric_of(one)[0] for one in recipe.metrics)))
+    if taken := shown.keys() & {"frozen", "seed"}:
+        raise ConfigError(
+            f"fit.metrics = {min(taken)}: {RESULTS} has something else under this name; give the "
+            "function another name"
+        )
+    points = [json.loads(line) for line in lines]
+    if not all(best.metric in point for point in points):
+        raise ConfigError(f"{file}: has results without {best.metric}; name another --workdir")
+    results = {(point["frozen"], point["seed"]): point[best.metric] for point in points}
     kinds: list[int | str] = [*range(len(stages)), SCRATCH]
     missing = [
         (kind, seed)
@@ -138,12 +152,13 @@ def measure(
     ]
     say = partial(print_line, console)
     for (kind, seed), record in trained(config, data, missing, say):
-        score = results[kind, seed] = record[best.metric]
-        point = {"frozen": kind, "seed": seed, best.metric: score}
+        results[kind, seed] = record[best.metric]
+        point = {"frozen": kind, "seed": seed} | {name: record[name] for name in shown}
         with file.open("a", encoding="utf-8") as opened:
             opened.write(to_json(point) + "\n")
         what = "from scratch" if kind == SCRATCH else f"frozen: {frozen_stages(stages, int(kind))}"
-        print_line(console, f"{what:<24} seed {seed}  {best.metric} {best.shown(record)}")
+        scores = "  ".join(f"{name} {best_by(name).shown(record)}" for name in shown)
+        print_line(console, f"{what:<24} seed {seed}  {scores}")
     return {
         kind: [score for (of_kind, _), score in results.items() if of_kind == kind]
         for kind in kinds

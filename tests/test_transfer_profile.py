@@ -43,6 +43,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
 
     out, results = tmp_path / "profile.png", tmp_path / "profile"
     argv = ["--data.path", pictures, "--model.weights", weights, "--fit.epochs", 1]
+    argv += ["--metrics", "f1"]
     options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
     record_pictures(create_run(settings_of_profile(options), results), data)
     done = [{"frozen": kind, "seed": 0, "accuracy": kind / 10} for kind in (0, 1, 2, 3, 4)]
@@ -59,6 +60,10 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     document = json.loads(captured.out)
     assert [len(accuracies) for accuracies in document["frozen"]] == [1] * 6
     assert document["frozen"][:5] == [[0.0], [0.1], [0.2], [0.3], [0.4]]
+    # The metrics that were asked for are printed and written.
+    assert all("%  f1 " in line for line in lines if "seed" in line)
+    points = [*map(json.loads, (results / RESULTS).read_text().splitlines())]
+    assert ["f1" in point for point in points] == [False] * 5 + [True] * 2
     assert len(document["scratch"]) == 1
     assert Image.open(out).size[0] > 400
 
@@ -111,6 +116,26 @@ def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, cap
     assert err.endswith("or name another --workdir\n")
     assert err.count("\n") == 1
     assert not (tmp_path / "profile.png").exists()
+
+
+def test_scores_are_those_that_fit_best_names(pictures, tmp_path, capsys):
+    """All trainings are done beforehand; results of an earlier version may lack the score."""
+    results = tmp_path / "profile"
+    argv = ["--data.path", pictures, "--model.weights", tmp_path / "weights.safetensors"]
+    argv += ["--metrics", "f1", "--fit.best", "f1"]
+    options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
+    data = DataBlock(from_folder(pictures), random_split(), 36, 32).load(16)
+    record_pictures(create_run(settings_of_profile(options), results), data)
+    points = [{"frozen": kind, "seed": 0, "accuracy": 0.5} for kind in (*range(6), "scratch")]
+    argv += ["--workdir", results, "--out", tmp_path / "profile.svg", "--json"]
+    for more, status in (({}, 2), ({"f1": 0.25}, 0)):
+        lines = [json.dumps(point | more) + "\n" for point in points]
+        (results / RESULTS).write_text("".join(lines))
+        assert started(*argv) == status
+    captured = capsys.readouterr()
+    assert "profile.jsonl: has results without f1; name another --workdir" in captured.err
+    assert json.loads(captured.out)["frozen"] == [[0.25]] * 6
+    assert json.loads(captured.out)["scratch"] == [0.25]
 
 
 @pytest.mark.parametrize("missing", ["--data.path", "--model.weights"])

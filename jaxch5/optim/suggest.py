@@ -35,7 +35,8 @@ def valley(lrs: Rates, losses: Losses) -> float:
     end = int(np.argmax(length))
     begin = end - int(length[end])
     third = (end - begin) / 3
-    return float(lrs[begin + int(third) + int(third / 2)])
+    # A very short valley at the start would begin one step before it.
+    return float(lrs[max(0, begin + int(third) + int(third / 2))])
 
 
 def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005) -> float:
@@ -138,7 +139,7 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> di
             start; at the end, the last five steps that were taken are ignored.
 
     Raises:
-        TrainingError: Too few steps were taken to suggest a rate.
+        TrainingError: Too few steps were taken to suggest a rate, or the loss never fell.
 
     Example:
         >>> lrs = np.geomspace(1e-7, 10, 100)
@@ -152,4 +153,10 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> di
     rates, smooth = rates[finite], smooth[finite]
     if len(rates) < FEWEST_STEPS:
         raise TrainingError(_too_few(lrs, losses, num_it))
+    if not np.any(np.diff(smooth) < 0):
+        raise TrainingError(
+            f"the loss never fell between the rates {rates[0]:.1e} and {rates[-1]:.1e}, so no rate "
+            "can be suggested: look at the labels and the loss, start at a lower rate (start_lr) "
+            "or take more steps (num_it)"
+        )
     return {name: rule(rates, smooth) for name, rule in RULES.items()}

@@ -38,6 +38,20 @@ def test_a_rate_is_found_on_any_curve():
         assert all(1e-8 <= rate <= 10 for rate in rates)
 
 
+@pytest.mark.parametrize("rise", [1.0, 0.0])
+def test_no_rate_is_suggested_if_the_loss_never_falls(rise):
+    """Its highest rate, at which everything explodes, was suggested by `valley`."""
+    with pytest.raises(
+        TrainingError, match=r"the loss never fell between the rates 6\.3e-07 and 3"
+    ):
+        suggest_lr(LRS, 1 + np.linspace(0, rise, 100), 100)
+
+
+def test_a_fall_at_the_first_step_alone_suggests_the_lowest_rates():
+    losses = np.r_[np.full(11, 2.0), np.linspace(1, 1.9, 89)]
+    assert suggest_lr(LRS, losses, 100)["valley"] == pytest.approx(LRS[10])
+
+
 def test_losses_that_are_no_numbers_are_passed_over():
     losses = np.linspace(3, 1, 100)
     losses[[20, 70]] = np.nan

@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from jaxch5.errors import CheckpointError
+from jaxch5.metrics import Best
 from jaxch5.plots.embed import contact_sheet, picture_image
 from jaxch5.results import report as module
 from jaxch5.results.advice import Advice
 from jaxch5.results.calibration import calibrate
 from jaxch5.results.report import Example, Report, render, write_report
+from jaxch5.task import SOFTMAX
 from jaxch5.util.text import NO_NUMBER
 from tests.pages import FAINT
 
@@ -90,6 +92,22 @@ def running(**changes):
         versions={"jax": "0.10.2"},
     )
     return dataclasses.replace(start, **changes)
+
+
+@pytest.mark.parametrize(
+    ("best", "tile"),
+    [
+        (Best(), "best accuracy, epoch 9"),
+        (Best("error_rate", "lowest"), "best error rate, epoch 9"),
+        (Best("train_loss", "lowest"), "best train loss, epoch 1"),
+    ],
+)
+def test_the_best_epoch_is_named_by_the_score_that_decides(best, tile):
+    """The score's own best value is shown, not another score of the epoch that it chooses."""
+    records = [record | {"train_loss": 1.0 + record["epoch"]} for record in epochs()]
+    report = running(records=records, task=dataclasses.replace(SOFTMAX, best=best))
+    record = records[best.of(records)]
+    assert f"<dt>{tile}</dt><dd>{best.shown(record)}</dd>" in render(report)
 
 
 def names_of(count):

@@ -250,7 +250,9 @@ def judge_by_training(
     kept /= hashlib.sha256(to_json(of).encode()).hexdigest()[:16]
     kept.mkdir(parents=True, exist_ok=True)
     found = np.zeros((len(source), len(source.classes)))
-    data, count = data_without(config, source, folds == 0), int(folds.max()) + 1
+    # The batch size has to fit the smallest training set, the one without the largest fold.
+    sizes = np.bincount(folds[folds >= 0])
+    data, count = data_without(config, source, folds == sizes.argmax()), len(sizes)
     config = with_epochs(config, len(data.train.items))
     for fold in range(count):
         file, held = kept / f"{fold}.npy", folds == fold

@@ -1,5 +1,6 @@
 """`jaxch5 suspects` judges all labels of a set out of fold, and writes the suspicious ones."""
 
+import io
 import json
 import os
 import shutil
@@ -11,8 +12,12 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from jaxch5.cli import parse
 from jaxch5.cli import run as run_command
+from jaxch5.config.building import load_source
+from jaxch5.configured import judge_by_training
 from jaxch5.data.sources.table import from_csv
 from jaxch5.suspects import SuspectsOptions, suspects
 
@@ -250,6 +255,20 @@ def test_a_training_judges_the_labels_too(mislabelled, pictures, tmp_path, capsy
     }
     assert all("nearest" not in one for one in found)
     assert not (tmp_path / "out" / "folds").exists()
+
+
+def test_a_batch_size_that_nobody_chose_fits_the_training_set_of_each_fold(pictures, tmp_path):
+    """Whichever fold comes first: here, one leaves 20 pictures for training and the other 30."""
+    own = "--model.arch", "tests.test_suspects:PIXELS", "--model.weights", "none"
+    words = ("--data.path", str(pictures), *map(str, SMALL[:4]), *own, "--fit.epochs", "1")
+    config = parse(SuspectsOptions, [*words, "--by", "training"], "suspects").settings()
+    source = load_source(config.data)
+    folds = np.where(np.arange(len(source)) % 4 == 1, 1, 0)
+    folds = np.where(np.arange(len(source)) % 4 == 3, -1, folds)
+    for order in (folds, np.where(folds >= 0, 1 - folds, -1)):
+        console = Console(file=io.StringIO())
+        found = judge_by_training(config, source, order, tmp_path, console)
+        np.testing.assert_allclose(found.sum(axis=1), order >= 0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -28,6 +28,9 @@ from jaxch5.util.fastai import NamesFastai
 from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import counted, described, plain_console, print_line
 
+# If each epoch leaves out more than this share of the pictures, a line says so.
+NOTABLE = 0.1
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -101,10 +104,21 @@ class Data(NamesFastai):
 
     def _drawn(self) -> list[str]:
         sampler, draws, train = self.train.sampler, self.train.draws, len(self.train.items)
+        size = self.train.batch_size
+        batches, rest = divmod(draws, size)
+        found = []
+        if rest > NOTABLE * draws:
+            # Of the sizes that leave out least, the largest.
+            better = min(range(size, size // 2, -1), key=lambda other: draws % other)
+            found = [
+                f"each epoch leaves out {rest:,} of {draws:,} pictures, not always the same, since "
+                f"it consists of {counted(batches, 'batch', 'batches')} of {size} "
+                f"(--data.batch-size {better} leaves out {draws % better or 'none'})"
+            ]
         if sampler is shuffled:
-            return []
+            return found
         per_epoch = f"{draws:,} draws" if draws != train else "as many draws as training pictures"
-        return [f"an epoch has {per_epoch} ({described(sampler)})"]
+        return [f"an epoch has {per_epoch} ({described(sampler)})", *found]
 
     def _framed(self) -> str:
         if self.framing.method != "crop":

@@ -1,5 +1,7 @@
 """Tests that a data block combines its parts into batches, and names parts that do not fit."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,29 @@ def test_data_are_shown_in_a_line():
     data = DataBlock(digits(), random_split(), presize=40, size=32).load(batch_size=64)
     assert repr(data) == f"<{data.describe()}>".replace("; ", "\n ")
     assert data.describe().startswith(data.outline()[0])
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "line"),
+    [
+        (45, 32, "out 13 of 45 pictures, .* 1 batch of 32 .*batch-size 22 leaves out 1)"),
+        (63, 32, "out 31 of 63 pictures, .* 1 batch of 32 .*batch-size 21 leaves out none)"),
+        (100, 32, None),
+    ],
+)
+def test_what_epochs_leave_out_is_said_if_it_is_much(count, batch_size, line):
+    """The line counts the pictures and names the batch size that leaves out fewest."""
+    source = from_arrays(
+        np.zeros((count + 4, 8, 8), np.uint8), np.arange(count + 4) % 2, ["a", "b"]
+    )
+    block = DataBlock(source, lambda _: (np.arange(count), count + np.arange(4)), presize=8, size=8)
+    data = block.load(batch_size)
+    drawn = [batch.index for batch in data.train]
+    assert len(np.unique(drawn)) == count - count % batch_size
+    said = [text for text in data.outline() if "leaves out" in text]
+    assert len(said) == (line is not None)
+    if line is not None:
+        assert re.search(line.replace(")", r"\)"), said[0])
 
 
 def test_the_default_augmentation_keeps_three_quarters_of_the_area():

@@ -125,7 +125,7 @@ class TestEightDevices:
 
     def test_rows_that_cannot_be_shared_equally_name_the_way_out(self, eight):
         errors = eight["errors"]
-        assert "choose --data.batch-size 64, or --fit.devices 6" in errors["rows"]
+        assert "choose --data.batch-size 56, or --fit.devices 6" in errors["rows"]
         assert "choose --data.batch-size 8, or --fit.devices 3" in errors["few rows"]
         assert errors["devices"] == "fit.devices = 9: the number available is 8; 0 uses all"
         assert errors["bn"] == "model.bn = own: should be one of global, local"

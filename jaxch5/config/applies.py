@@ -199,11 +199,14 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "augment.max_hue": (_LIGHTING,),
     "augment.p_affine": (
         Rule(
-            lambda situation: (
-                situation.values["augment.max_rotate"] > 0
-                or situation.values["augment.max_warp"] > 0
-                or situation.values["augment.min_zoom"] != 1
-                or situation.values["augment.max_zoom"] != 1
+            lambda situation: any(
+                situation.values[f"augment.{name}"] != none
+                for name, none in (
+                    ("max_rotate", 0),
+                    ("max_warp", 0),
+                    ("min_zoom", 1),
+                    ("max_zoom", 1),
+                )
             ),
             lambda situation: "only works with rotation, warp or zoom, such as augment.max_rotate",
         ),
@@ -233,9 +236,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "model.threshold": (
         Rule(
-            lambda situation: situation.values["model.task"] == "sigmoid",
-            # `predict` and others would otherwise say what the task of a run is not.
-            lambda situation: "only works with model.task = sigmoid, which has to be given too",
+            _one_of("model.task", "sigmoid").holds, lambda _: "needs model.task = sigmoid as well"
         ),
     ),
     "model.bn": (

@@ -256,9 +256,17 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     batch_size = settings.batch_size
     if "batch_size" not in settings.model_fields_set:
         # The default batch size is reduced if the training set is smaller than that.
-        batch_size = min(batch_size, len(divide(source, split)[0]))
+        training = len(divide(source, split)[0])
+        if training < batch_size:
+            import jax  # Commands that need no device, such as `verify`, do not import it.
+
+            share = (config.fit.devices or jax.local_device_count()) * jax.process_count()
+            batch_size = training // share * share or training
     if batch_size < settings.batch_size:
-        said = f"batches of {batch_size}, which is all there is for training"
+        all_there_is = "which is all there is for training"
+        if batch_size < training:
+            all_there_is = f"since there are {training} pictures for training on {share} devices"
+        said = f"batches of {batch_size}, {all_there_is}"
         source = replace(source, notes=(*source.notes, said))
     if own:
         source = replace(source, notes=(*source.notes, *_remarks_on_split(settings, source)))

@@ -109,10 +109,11 @@ class Data(NamesFastai):
         found = []
         if rest > NOTABLE * draws:
             # Of the sizes that leave out least, the largest.
-            better = min(range(size, size // 2, -1), key=lambda other: draws % other)
+            sizes = range(size, max(1, size // 2) - 1, -1)
+            better = min(sizes, key=lambda other: draws % other)
             found = [
-                f"each epoch leaves out {rest:,} of {draws:,} pictures, not always the same, since "
-                f"it consists of {counted(batches, 'batch', 'batches')} of {size} "
+                f"each epoch leaves out {rest:,} of its {draws:,} draws, since it consists of "
+                f"{counted(batches, 'batch', 'batches')} of {size} "
                 f"(--data.batch-size {better} leaves out {draws % better or 'none'})"
             ]
         if sampler is shuffled:

@@ -152,6 +152,13 @@ def spec_of_file(
     return spec
 
 
+def task_settings(config: Config) -> dict[str, Any]:
+    """Returns the settings of a run's task, for `known_task`."""
+    # There is a threshold even if the task is softmax, which makes no use of it.
+    unused = {"threshold"} if config.model.task == SOFTMAX.name else None
+    return config.model.model_dump(include={"task", "threshold"}, exclude=unused)
+
+
 def known_task(path: Path, said: dict[str, Any]) -> Task:
     """Returns the task that a run or a file names, without importing anything.
 

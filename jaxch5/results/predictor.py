@@ -37,6 +37,7 @@ from jaxch5.results.about import (
     head_of,
     known_task,
     spec_of_file,
+    task_settings,
 )
 from jaxch5.run.directory import open_run
 from jaxch5.run.transfer import from_run
@@ -329,9 +330,7 @@ def load_learner(
     path = run_or_learner(path)
     if path.is_dir():
         config = open_run(path)[1]
-        # Settings have a threshold even for the task softmax, which makes no use of it.
-        stored = {"task", "threshold"} if config.model.task != SOFTMAX.name else {"task"}
-        about, said = about_of(config), config.model.model_dump(include=stored)
+        about, said = about_of(config), task_settings(config)
         # A learner's network may differ from its configuration's; checkpoints name the actual one.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         pretrained = from_run(path, spec)

@@ -48,7 +48,10 @@ def test_each_picture_has_its_own_saturation_hue_and_grey():
     np.testing.assert_allclose(color.hue(pictures, values), jnp.stack(turned), atol=1e-6)
     grey = color.gray(pictures, jnp.array([True, False, True]))
     np.testing.assert_array_equal(grey[1], pictures[1])
-    np.testing.assert_array_equal(grey[0, ..., 0], grey[0, ..., 2])
+    luma = pictures @ jnp.array([0.299, 0.587, 0.114])
+    for number in (0, 2):
+        expected = jnp.repeat(luma[number, ..., None], 3, axis=-1)
+        np.testing.assert_allclose(grey[number], expected, atol=1e-3)
 
 
 def test_lighting_is_drawn_from_fastais_distributions():
@@ -74,3 +77,30 @@ def test_lighting_is_drawn_from_fastais_distributions():
     assert abs(changed.mean() - p) < 0.012
     quantiles = np.quantile(factors[changed], [0.1, 0.5, 0.9])
     np.testing.assert_allclose(quantiles, np.log(0.8) * np.array([0.8, 0, -0.8]), atol=0.01)
+
+
+def test_saturation_hue_and_grey_are_drawn_as_often_and_as_far_as_asked():
+    """Each change has its probability, and the logarithm of its factor is uniformly distributed.
+
+    Saturation is measured on pink and hue on red, each with 20,000 draws.
+    """
+    n, p = 20_000, 0.75
+    draws = geometry.uniforms(jax.random.key(0), jnp.arange(n), 2)
+
+    def pictures_of(rgb):
+        return jnp.tile(jnp.array(rgb), (n, 1, 1, 1))
+
+    pink = np.asarray(color.random_saturation(draws, pictures_of([1, 0.5, 0.5]), 0.3, p), float)
+    red = np.asarray(color.random_hue(draws, pictures_of([1.0, 0, 0]), 0.1, p), float)
+    # A sixth of a turn leads from red to yellow, in which green is 1, or to magenta.
+    turns = (red[..., 1] - red[..., 2]) / 6
+    for factors, largest in (((1 - pink[..., 1]) / 0.5, 0.3), (1 + turns, 0.1)):
+        logs = np.log(factors).ravel()
+        changed = np.abs(logs) > 1e-5
+        assert abs(changed.mean() - p) < 0.012
+        quantiles = np.quantile(logs[changed], [0.1, 0.3, 0.5, 0.7, 0.9])
+        expected = np.log(1 - largest) * np.array([0.8, 0.4, 0, -0.4, -0.8])
+        np.testing.assert_allclose(quantiles, expected, atol=0.02 * -2 * np.log(1 - largest))
+
+    grey = np.asarray(color.random_gray(draws[:, :1], pictures_of([1.0, 0, 0]), 0.2))
+    assert abs((grey[..., 1] > 0).mean() - 0.2) < 0.012

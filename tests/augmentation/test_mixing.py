@@ -26,13 +26,50 @@ def test_mixup_weighs_pictures_and_targets_alike():
     assert (mixed.share >= 0.5).all()
 
 
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+def test_each_picture_is_the_partner_of_one_other(mix):
+    """Partners are a random order of the batch, so few pictures are their own partner."""
+    partners = [np.asarray(mix(numbered(64, 2), jax.random.key(seed)).partner) for seed in (0, 1)]
+    for partner in partners:
+        assert sorted(partner) == list(range(64))
+        assert np.mean(partner == np.arange(64)) < 0.2
+    assert np.any(partners[0] != partners[1])
+
+
 def test_cutmix_targets_count_the_pixels():
-    pictures = numbered(16)
+    """The pixels of one box in each picture are its partner's, at the same place, and are counted.
+
+    All pixels of all pictures differ, so it shows where each is from.
+    """
+    pictures = jnp.arange(16 * 12 * 8 * 3.0).reshape(16, 12, 8, 3) / 4608
     mixed = cutmix(pictures, jax.random.key(1))
-    expected = soft_targets(mixed) @ (jnp.arange(16) / 15)
-    means = np.asarray(mixed.pictures, np.float64).mean((1, 2, 3))
-    np.testing.assert_allclose(means, expected, atol=1e-6)
-    assert np.isin(np.asarray(mixed.pictures), np.asarray(pictures)).all()
+    for number, (picture, of_mixed) in enumerate(zip(pictures, mixed.pictures, strict=True)):
+        partner = int(mixed.partner[number])
+        boxed = np.any(np.asarray(of_mixed) != np.asarray(picture), axis=-1)
+        np.testing.assert_array_equal(of_mixed[boxed], pictures[partner][boxed])
+        rows, columns = boxed.any(axis=1), boxed.any(axis=0)
+        np.testing.assert_array_equal(boxed, rows[:, None] & columns)
+        for line in (rows, columns):
+            assert (np.diff(np.flatnonzero(line)) == 1).all()
+        if partner != number:
+            assert float(mixed.share[number]) == pytest.approx(1 - boxed.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.4])
+def test_cutmixs_boxes_are_those_of_its_paper(alpha):
+    """Over 2,000 pairs, the share that is kept has the quantiles that the paper's rule gives.
+
+    A box has a beta-distributed share of the pixels and its middle anywhere in the picture, and is
+    clipped at the border.
+    """
+    rng = np.random.default_rng(0)
+    half = np.sqrt(1 - rng.beta(alpha, alpha, 100_000)) / 2
+    middle = rng.random((2, 100_000))
+    height, width = np.minimum(middle + half, 1) - np.maximum(middle - half, 0)
+    expected = np.quantile(1 - height * width, [0.1, 0.3, 0.5, 0.7, 0.9])
+    mixed = cutmix(jnp.zeros((2000, 48, 48, 1)), jax.random.key(2), alpha)
+    found = np.quantile(mixed.share, [0.1, 0.3, 0.5, 0.7, 0.9])
+    np.testing.assert_allclose(found, expected, atol=0.04)
 
 
 def test_mixups_shares_are_beta_distributed():

@@ -12,7 +12,7 @@ from jaxch5.data.canvases import Canvases
 from jaxch5.data.decode import decode
 from jaxch5.data.packing import pack, without_filling
 from jaxch5.data.picture import held, presized
-from jaxch5.data.profiles import adobe_rgb, load_profile, matrix_profile, profile_name
+from jaxch5.data.profiles import adobe_rgb, load_profile, matrix_profile, profile_name, to_srgb
 from jaxch5.data.source import from_arrays, read_pixels
 from jaxch5.data.sources.packed import from_packed
 
@@ -172,16 +172,6 @@ def test_a_camera_that_only_names_adobe_rgb_is_believed(order):
     assert np.array_equal(decode(encoded(colours(), "JPEG", None, quality=98, exif=exif)), plain)
 
 
-def test_threads_share_a_transform():
-    contents = [
-        encoded(np.roll(colours(), step), "PNG", profile_of("Adobe RGB")) for step in range(24)
-    ]
-    alone = [decode(content) for content in contents]
-    with ThreadPoolExecutor(8) as pool:
-        for one, other in zip(pool.map(decode, contents * 20), alone * 20, strict=True):
-            assert np.array_equal(one, other)
-
-
 CHANNELS = (b"rTRC", b"gTRC", b"bTRC")
 
 
@@ -223,6 +213,28 @@ def test_our_arithmetic_is_that_of_lcms(curve, channels):
     transform = ImageCms.buildTransform(opened, screen, "RGB", "RGB", flags=bpc)
     made = np.asarray(transform.apply(Image.fromarray(pixels)))
     assert np.abs(profile.arithmetic.apply(pixels).astype(int) - made).max() <= 1
+
+
+@pytest.mark.parametrize("curve", [(0, 1.8), (1, 1.8, 1.0, 0.0)], ids=["arithmetic", "lcms"])
+def test_threads_share_a_transform(curve):
+    """Threads that convert pictures at the same time, by one transform, mix none of them up.
+
+    Curves of the second kind are left to lcms, whose transform is one object for all threads.
+    """
+    content = parametric(*curve)
+    profile = load_profile(content)
+    assert load_profile(bytes(bytearray(content))) is profile
+    assert (profile.arithmetic is None, profile.transform is None) == (curve[0] == 1, curve[0] == 0)
+    shades = colours().repeat(4, 0).repeat(4, 1)
+    pictures = [np.roll(shades, 8 * step, axis=1) for step in range(24)]
+    alone = [to_srgb(picture.copy(), content) for picture in pictures]
+    for picture, made in zip(pictures[:3], alone, strict=False):
+        exact = by_arithmetic(picture, SPACES["Adobe RGB"][0], 1.8)
+        assert np.abs(made - exact).max() <= 2
+    with ThreadPoolExecutor(8) as pool:
+        together = pool.map(lambda picture: to_srgb(picture.copy(), content), pictures * 4)
+        for one, other in zip(together, alone * 4, strict=True):
+            assert np.array_equal(one, other)
 
 
 def test_a_table_of_numbers_is_a_curve_too():

@@ -4,6 +4,7 @@ import io
 import shutil
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 import jaxch5 as jx
@@ -80,6 +81,27 @@ def test_imbalance_and_unvalidated_classes_are_warned_of():
     split = lambda source: (np.arange(8, 40), np.arange(8))  # noqa: E731
     text, _ = printed(jx.DataBlock(source, split, presize=8, size=8).load(4))
     assert "warning   no validation picture of odd: the accuracy says nothing" in text
+
+
+@pytest.mark.parametrize(
+    ("validated", "line"),
+    [
+        ("abcd", None),
+        ("abd", "no validation picture of c: the accuracy says nothing about it"),
+        ("bd", "no validation picture of a and 1 other: the accuracy says nothing about them"),
+        ("d", "no validation picture of a and 2 others: the accuracy says nothing about them"),
+    ],
+)
+def test_classes_that_are_never_validated_are_named(validated, line):
+    """A class without a picture for validation is warned of, although it has some for training."""
+    labels = np.arange(40) % 4
+    source = jx.from_arrays(np.zeros((40, 8, 8), np.uint8), labels, [*"abcd"])
+    held_out = np.isin(labels, ["abcd".index(name) for name in validated]) & (np.arange(40) < 8)
+    block = jx.DataBlock(source, lambda source: (~held_out, held_out), presize=40, size=32)
+    file = io.StringIO()
+    block.load(4).summary(Console(file=file, width=200))
+    warned = [row for row in file.getvalue().splitlines() if "no validation picture" in row]
+    assert warned == ([f"warning   {line}"] if line else [])
 
 
 def test_markup_in_class_names_is_printed_as_it_is():

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from safetensors.numpy import save_file
 from jaxch5.errors import WeightsError
 from jaxch5.models.convert import find_network, rename
 from jaxch5.models.pretrained import from_file
-from jaxch5.models.registry import spec_of
+from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.weights import export_state_dict, import_network, import_state_dict
 
 ARCH = "resnet18"
@@ -156,14 +155,13 @@ def test_of_several_networks_the_one_that_is_named_is_taken(state_dicts, tmp_pat
 
 
 def test_of_two_architectures_the_one_that_is_asked_for_is_taken(random_variables):
-    both = {
-        "student": export_state_dict(random_variables("resnet18"), "resnet18"),
-        "teacher": export_state_dict(random_variables("resnet34"), "resnet34"),
-    }
-    for part, arch in (("student", "resnet18"), ("teacher", "resnet34")):
+    parts = {"student": "resnet18", "teacher": "resnet34"}
+    variables = {part: random_variables(arch) for part, arch in parts.items()}
+    both = {part: export_state_dict(variables[part], arch) for part, arch in parts.items()}
+    for part, arch in parts.items():
         found = find_network(both, arch)
         assert (found.part, len(found.others)) == (part, 1)
-        import_network(found, arch)
+        assert_same(import_network(found, arch)[0], variables[part])
 
 
 @pytest.mark.parametrize(
@@ -232,6 +230,12 @@ def test_a_head_of_fastai_with_another_width_is_left_and_its_body_taken(state_di
 
 
 def test_a_body_alone_is_computed_with(state_dicts):
-    variables = import_state_dict(children(state_dicts["linear"][0]), ARCH)
-    assert "head" not in variables["params"]
-    assert variables["params"]["conv1"]["kernel"].dtype == jnp.float32
+    """The features that a body computes are those of the network that it was cut from."""
+    state_dict, whole = state_dicts["linear"]
+    body = import_state_dict(children(state_dict), ARCH)
+    assert_same(body, without_head(whole))
+    model = create_model(ARCH, 3)
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    under_a_head = {**body, "params": {**body["params"], "head": whole["params"]["head"]}}
+    logits = (model.apply(variables, x, train=False) for variables in (under_a_head, whole))
+    np.testing.assert_array_equal(*logits)

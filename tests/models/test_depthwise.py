@@ -40,10 +40,22 @@ def test_a_kernel_of_zeros_gives_zeros_and_learns():
 
 
 def test_half_precision_is_summed_up_in_float32():
-    x, kernel = normal(0, 2, 8, 8, 3), normal(1, 7, 7, 1, 3)
-    half = as_shifts(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
-    assert half.dtype == jnp.bfloat16
-    np.testing.assert_allclose(half.astype(np.float32), as_shifts(x, kernel), rtol=0.05, atol=0.15)
+    """The sum of bfloat16 products, and its gradients, are rounded to bfloat16 once, at the end.
+
+    A sum in bfloat16 would be off by more than the rounding of its result.
+    """
+    arguments = normal(0, 2, 8, 8, 3), normal(1, 7, 7, 1, 3)
+    rounded = [jnp.asarray(one, jnp.bfloat16) for one in arguments]
+    half, of_half = jax.vjp(as_shifts, *rounded)
+    full, of_full = jax.vjp(as_shifts, *(one.astype(jnp.float32) for one in rounded))
+    cotangent = jnp.asarray(normal(2, *full.shape), jnp.bfloat16)
+    found = half, *of_half(cotangent)
+    expected = full, *of_full(cotangent.astype(jnp.float32))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == jnp.bfloat16
+        # Half a unit of the last place, and a little for another order of addition in float32.
+        atol = 1e-5 * float(jnp.abs(other).max())
+        np.testing.assert_allclose(one.astype(jnp.float32), other, rtol=2**-8, atol=atol)
 
 
 def test_other_devices_have_the_native_form():

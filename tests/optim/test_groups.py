@@ -55,7 +55,12 @@ def test_fastais_groups_split_a_resnet_before_layer3_and_before_the_head(params)
 def test_stages_are_six(params):
     groups = layer_groups("stages", spec_of("resnet18"), params)
     assert groups.names == ("stem", "layer1", "layer2", "layer3", "layer4", "head")
-    assert set(flatten_dict(labels(params, groups)).values()) == set(range(6))
+    of = {path[0]: group for path, group in flatten_dict(labels(params, groups)).items()}
+    assert of == {
+        **dict.fromkeys(["conv1", "bn1"], 0),
+        **{f"layer{layer}_{block}": layer for layer in (1, 2, 3, 4) for block in (0, 1)},
+        "head": 5,
+    }
 
 
 def test_any_other_network_has_its_body_and_its_head():

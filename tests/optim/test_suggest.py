@@ -32,10 +32,16 @@ def test_the_last_decrease_is_the_end_of_the_slope():
 
 
 def test_a_rate_is_found_on_any_curve():
+    """Every rule suggests a rate of the sweep, but neither of its first tenth nor of its end.
+
+    `minimum` suggests a tenth of such a rate.
+    """
     rng = np.random.default_rng(0)
     for _ in range(50):
-        rates = suggest_lr(LRS, np.cumsum(rng.normal(size=100)), 100).values()
-        assert all(1e-8 <= rate <= 10 for rate in rates)
+        suggested = suggest_lr(LRS, np.cumsum(rng.normal(size=100)), 100)
+        rates = [10 * rate if name == "minimum" else rate for name, rate in suggested.items()]
+        for rate in rates:
+            assert np.abs(LRS[10:-5] / rate - 1).min() < 1e-12
 
 
 @pytest.mark.parametrize("rise", [1.0, 0.0])
@@ -52,10 +58,15 @@ def test_a_fall_at_the_first_step_alone_suggests_the_lowest_rates():
     assert suggest_lr(LRS, losses, 100)["valley"] == pytest.approx(LRS[10])
 
 
-def test_losses_that_are_no_numbers_are_passed_over():
-    losses = np.linspace(3, 1, 100)
-    losses[[20, 70]] = np.nan
-    assert np.isfinite(list(suggest_lr(LRS, losses, 100).values())).all()
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_losses_that_are_no_numbers_are_passed_over(number):
+    """A sweep with such losses gets the suggestions of the same sweep without these steps."""
+    case = next(case for case in GOLDEN["lr_find"] if case["stopped_after"] > 80)
+    losses = np.array(case["smooth_loss"][: case["stopped_after"]])
+    rates, steps = LRS[: len(losses)], [20, 55, 70]
+    expected = suggest_lr(np.delete(rates, steps), np.delete(losses, steps), 100)
+    losses[steps] = number
+    assert suggest_lr(rates, losses, 100) == expected
 
 
 def test_a_sweep_that_exploded_at_once_says_so():

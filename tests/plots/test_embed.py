@@ -15,11 +15,13 @@ def pixels(image):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(image.uri.split(",")[1]))))
 
 
-def test_a_small_picture_keeps_its_pixels():
-    picture = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (64, 48)])
+def test_a_small_picture_keeps_its_pixels(height, width):
+    """A picture of at most 64 pixels keeps its pixels, even if a JPEG of it would be smaller."""
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     image = picture_image(picture / 255, "noise")
     assert image.uri.startswith("data:image/png;base64,")
-    assert (image.width, image.height, image.alt) == (6, 8, "noise")
+    assert (image.width, image.height, image.alt) == (width, height, "noise")
     np.testing.assert_array_equal(pixels(image), picture)
 
 
@@ -48,10 +50,16 @@ def test_a_figure_takes_the_smaller_form():
 
 def test_pictures_on_a_sheet_are_whole_and_those_of_a_few_pixels_stay_sharp():
     rng = np.random.default_rng(0)
-    digit = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
-    sheet = contact_sheet([digit, Image.new("RGB", (300, 100), "red")])
+    digit = rng.integers(0, 256, (8, 8, 1), dtype=np.uint8).repeat(3, 2)
+    sheet = contact_sheet([Image.fromarray(digit), Image.new("RGB", (300, 100), "red")])
     shown = Image.open(io.BytesIO(base64.b64decode(sheet.uri.partition(",")[2])))
     left, top, width, height = sheet.places[1]
     assert (width, height) == (64, 21)
     assert shown.size == (128, 64)
-    assert shown.getpixel((left + 30, top + 10))[0] > 200
+    whole = np.asarray(shown.crop((left, top, left + width, top + height)), int)
+    # A sheet may be a JPEG, which changes colours by a few levels.
+    assert np.abs(whole - (255, 0, 0)).max() < 32
+    left, top, width, height = sheet.places[0]
+    assert (width, height) == (64, 64)
+    enlarged = np.asarray(shown.crop((left, top, left + width, top + height)), int)
+    assert np.abs(enlarged - digit.repeat(8, 0).repeat(8, 1)).max() < 32

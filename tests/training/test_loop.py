@@ -63,14 +63,19 @@ CALLS = {
     "fine tune": lambda learn, epochs: learn.fine_tune(epochs, 0.1, freeze_epochs=1),
     "without frozen": lambda learn, epochs: learn.fine_tune(epochs, 0.1, freeze_epochs=0),
 }
+NO_RATE = f"^lr: none of the {BATCHES} steps has a rate above 0$"
+# Calls that cannot train, each with the message of its error.
 WRONG = {
-    "a schedule of 0": lambda learn: learn.fit(1, lambda step: 0.0),
-    "a rate of 0": lambda learn: learn.fit(1, 0.0),
-    "a negative rate": lambda learn: learn.fit(1, lambda step: -0.1),
-    "a rate that is not a number": lambda learn: learn.fit(1, lambda step: math.nan),
-    "a momentum of 1": lambda learn: learn.fit(1, 0.1, momentum=1.0),
-    "a negative number of frozen epochs": lambda learn: learn.fine_tune(1, freeze_epochs=-1),
-    "half an epoch": lambda learn: learn.fit_one_cycle(0.5),
+    "a schedule of 0": (lambda learn: learn.fit(1, lambda step: 0.0), NO_RATE),
+    "a rate of 0": (lambda learn: learn.fit(1, 0.0), r"^lr = 0\.0: rates should be above 0$"),
+    "a negative rate": (lambda learn: learn.fit(1, lambda step: -0.1), NO_RATE),
+    "a rate that is not a number": (lambda learn: learn.fit(1, lambda step: math.nan), NO_RATE),
+    "a momentum of 1": (lambda learn: learn.fit(1, 0.1, momentum=1.0), r"^momentum = 1\.0: "),
+    "a negative number of frozen epochs": (
+        lambda learn: learn.fine_tune(1, freeze_epochs=-1),
+        "^freeze_epochs = -1: should be a whole number, at least 0$",
+    ),
+    "half an epoch": (lambda learn: learn.fit_one_cycle(0.5), r"^epochs = 0\.5: "),
 }
 
 
@@ -97,8 +102,9 @@ def test_a_call_without_an_epoch_is_refused(call, epochs):
 @pytest.mark.parametrize("call", WRONG)
 def test_what_would_teach_nothing_is_refused(call):
     learn = learner()
-    with pytest.raises(ConfigError):
-        WRONG[call](learn)
+    teach, line = WRONG[call]
+    with pytest.raises(ConfigError, match=line):
+        teach(learn)
     assert int(learn.state.step) == 0
 
 
@@ -221,7 +227,7 @@ def test_a_sweep_of_too_few_steps_did_not_explode(num_it):
 
 
 def test_errors_are_one_line():
-    for call in WRONG.values():
+    for call, _ in WRONG.values():
         with pytest.raises(Jaxch5Error) as caught:
             call(learner())
         assert "\n" not in str(caught.value)

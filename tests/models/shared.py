@@ -77,6 +77,28 @@ def assert_gradients(arch, grads, words_of, expected, rel):
         assert math.sqrt(squares[part]) == pytest.approx(norm, rel=rel), part
 
 
+def assert_gradients_of_half(dtype, model_of, params, x):
+    """Compares each parameter's gradient in a half precision with that in float32.
+
+    Weights, gradients and logits are float32. The error of a gradient or of the logits, relative to
+    its norm, is a few roundings of the type: about 1 to 4 eps for a network of a few blocks.
+    """
+
+    def of_total(dtype):
+        def total(params):
+            logits = model_of(dtype).apply({"params": params}, x, train=True)
+            return jnp.sum(logits**2), logits
+
+        return jax.jit(jax.grad(total, has_aux=True))(params)
+
+    found, expected = of_total(dtype), of_total(jnp.float32)
+    pairs = zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True)
+    for (path, leaf), full in pairs:
+        assert leaf.dtype == jnp.float32
+        error = float(jnp.linalg.norm(leaf - full) / jnp.linalg.norm(full))
+        assert error <= 8 * float(jnp.finfo(dtype).eps), jax.tree_util.keystr(path)
+
+
 def refusal(read, *arguments, **named):
     """Returns the message, of one line, of the WeightsError that a call must raise."""
     with pytest.raises(WeightsError) as raised:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 import jaxch5 as jx
@@ -22,6 +22,7 @@ from jaxch5.evaluate import EvaluateOptions, evaluate
 from jaxch5.export import ExportOptions, export
 from jaxch5.losses import cross_entropy
 from jaxch5.models.convert import architecture_of
+from jaxch5.models.features import pooled_features
 from jaxch5.models.layers import resample_positions
 from jaxch5.models.pretrained import Pretrained, for_size
 from jaxch5.models.registry import create_model, spec_of
@@ -34,7 +35,13 @@ from jaxch5.predict import PredictOptions, predict
 from jaxch5.train import TrainOptions, train
 from jaxch5.training.freezing import layer_groups
 from jaxch5.transfer_profile import ProfileOptions, transfer_profile
-from tests.models.shared import assert_gradients, fill, pictures, run_alone
+from tests.models.shared import (
+    assert_gradients,
+    assert_gradients_of_half,
+    fill,
+    pictures,
+    run_alone,
+)
 
 # Computed with timm 1.0.31 and PyTorch 2.13 in float32 on a CPU.
 TIMM = json.loads((Path(__file__).parent / "vit.json").read_text())
@@ -59,6 +66,24 @@ def state_dict_of(arch, size):
 def drawn(spec, size, head="linear"):
     init = partial(create_model(spec, 3, head).init, train=False)
     return jax.jit(init)(jax.random.key(0), jnp.zeros((1, size, size, 3)))
+
+
+def mixed(spec, sides, head="linear"):
+    """Returns variables with which each token changes all others, unlike those of a new network.
+
+    The variables of the body are the same under either head.
+    """
+    init = partial(create_model(spec, 3, head).init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *sides, 3)))
+    names = {"scale": "weight", "mean": "running_mean", "var": "running_var"}
+    return unflatten_dict(
+        {
+            path: jnp.asarray(
+                fill(".".join((*path[:-1], names.get(path[-1], path[-1]))), one.shape)
+            )
+            for path, one in flatten_dict(shapes).items()
+        }
+    )
 
 
 @pytest.mark.slow
@@ -231,16 +256,38 @@ def test_layer_decay_gives_each_block_the_share_that_timm_gives_it():
 def test_registers_and_patches_reach_the_head(head):
     """The head "linear" takes the class token; "concat_pool" takes the patches' mean as well.
 
-    This shows in the width of the head's input.
+    Registers change both, but are no patches, and have no positions: two that are exchanged only
+    change places. So do two patches that are exchanged together with their positions.
     """
     x = jax.random.normal(jax.random.key(1), (2, 32, 24, 3))
-    model = create_model(REGISTERED, 3, head)
-    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)
-    assert variables["params"]["pos_embed"].shape == (1, 12, 32)
-    width = 64 if head == "concat_pool" else 32
-    first = variables["params"]["head"]["bn1"]["scale"] if head == "concat_pool" else None
-    assert (first if first is not None else variables["params"]["head"]["kernel"]).shape[0] == width
-    assert jax.jit(partial(model.apply, train=False))(variables, x).shape == (2, 3)
+    model, variables = create_model(REGISTERED, 3, head), mixed(REGISTERED, (32, 24), head)
+    of_every = mixed(REGISTERED, (32, 24), "concat_pool")
+    every = create_model(REGISTERED, 3, "concat_pool")
+
+    @jax.jit
+    def tokens(x, **changed):
+        keep = {"capture_intermediates": lambda module, _: module.name == "norm"}
+        given = {**of_every, "params": {**of_every["params"], **changed}}
+        _, kept = every.apply(given, x, train=False, mutable="intermediates", **keep)
+        return kept["intermediates"]["norm"]["__call__"][0]
+
+    near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    found = tokens(x)
+    assert found.shape == (2, 1 + 2 + 4 * 3, 32)
+    parts = [found[:, 0], found[:, 3:].mean(axis=1)][: 1 + (head == "concat_pool")]
+    near(pooled_features(model, variables, x), jnp.concatenate(parts, axis=-1))
+
+    registers, places = (of_every["params"][name] for name in ("reg_token", "pos_embed"))
+    near(tokens(x, reg_token=registers[:, ::-1]), found[:, jnp.array([0, 2, 1, *range(3, 15)])])
+    for number in (0, 1):
+        changed = tokens(x, reg_token=registers.at[:, number].set(0))
+        assert float(jnp.abs(changed - found)[:, 0].max()) > 0.01
+    patches, order = x.reshape(2, 4, 8, 3, 8, 3), jnp.arange(12).at[jnp.array([0, 7])].set([7, 0])
+    patches = patches.swapaxes(2, 3).reshape(2, 12, 8, 8, 3)[:, order]
+    exchanged = patches.reshape(2, 4, 3, 8, 8, 3).swapaxes(2, 3).reshape(x.shape)
+    expected = jnp.concatenate([found[:, :3], found[:, 3:][:, order]], axis=1)
+    near(tokens(exchanged, pos_embed=places[:, order]), expected)
+    assert float(jnp.abs(tokens(exchanged) - expected).max()) > 0.01
 
 
 @pytest.mark.parametrize("spec", [SPEC, REGISTERED])
@@ -279,27 +326,16 @@ def test_with_a_linear_head_the_last_block_computes_the_class_token_alone(spec):
     "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.float16)]
 )
 def test_half_precision_keeps_weights_and_logits_in_float32(dtype):
-    x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
-    variables = drawn(SPEC, 16)
-    variables = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), variables
+    """So are gradients, each of which differs from that of float32 by a few roundings alone."""
+    x, params = (
+        jax.random.normal(jax.random.key(1), (2, 16, 16, 3)),
+        mixed(SPEC, (16, 16))["params"],
     )
-
-    def gradient(dtype):
-        model = create_model(SPEC, 3, dtype=dtype)
-
-        def total(variables):
-            logits = model.apply(variables, x, train=True)
-            return jnp.sum(logits**2), logits
-
-        return jax.jit(jax.grad(total, has_aux=True))(variables)
-
-    (grads, full), (of_half, half) = gradient(None), gradient(dtype)
-    assert half.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(of_half)} == {jnp.dtype("float32")}
-    np.testing.assert_allclose(half, full, atol=0.03 * float(jnp.std(full)))
-    norm, of_half = optax.tree.norm(grads), optax.tree.norm(of_half)
-    assert float(of_half) == pytest.approx(float(norm), rel=0.03)
+    half = create_model(SPEC, 3, dtype=dtype)
+    assert jax.eval_shape(partial(half.apply, train=True), {"params": params}, x).dtype == "float32"
+    drawn = jax.eval_shape(partial(half.init, train=False), jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(drawn)} == {jnp.dtype("float32")}
+    assert_gradients_of_half(dtype, lambda dtype: create_model(SPEC, 3, dtype=dtype), params, x)
 
 
 def test_what_is_computed_again_gives_the_same_gradient():
@@ -322,15 +358,31 @@ def test_what_is_computed_again_gives_the_same_gradient():
 
 
 def test_blocks_are_left_out_in_training_alone():
-    x, variables = jax.random.normal(jax.random.key(1), (16, 16, 16, 3)), drawn(SPEC, 16)
+    """In training, each half of the last block is left out for some items, and scaled for others.
 
-    def logits(rate, train=True, seed=0):
-        apply = partial(create_model(SPEC, 3, drop_path=rate).apply, train=train)
-        return jax.jit(apply)(variables, x, rngs={"dropout": jax.random.key(seed)})
+    The rate rises from 0 in the first block, and each item has draws of its own.
+    """
+    x, variables = jax.random.normal(jax.random.key(1), (16, 16, 16, 3)), mixed(SPEC, (16, 16))
 
-    np.testing.assert_array_equal(logits(0.5, train=False), logits(0.0))
+    @partial(jax.jit, static_argnums=(0, 1))
+    def logits(rate, train=True, seed=0, attention=1.0, mlp=1.0):
+        params = flatten_dict(variables["params"])
+        for leaf in ("kernel", "bias"):
+            params["blocks_1", "attn_proj", leaf] *= attention
+            params["blocks_1", "mlp", "fc2", leaf] *= mlp
+        model, rngs = create_model(SPEC, 3, drop_path=rate), {"dropout": jax.random.key(seed)}
+        return model.apply({"params": unflatten_dict(params)}, x, train=train, rngs=rngs)
+
+    np.testing.assert_array_equal(logits(0.5, False), logits(0.5, False, 1))
+    np.testing.assert_allclose(logits(0.5, False), logits(0.0), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(logits(0.5), logits(0.5))
-    assert np.any(logits(0.5) != logits(0.5, seed=1))
+    assert np.any(logits(0.5) != logits(0.5, True, 1))
+    # What stays at a rate of a half is doubled.
+    choices = [(attention, mlp) for attention in (0.0, 2.0) for mlp in (0.0, 2.0)]
+    outcomes = jnp.stack([logits(0.0, True, 0, *choice) for choice in choices])
+    apart = np.abs(outcomes - logits(0.5)).max(axis=-1)
+    assert apart.min(axis=0).max() < 1e-4 < 0.01 < np.sort(apart, axis=0)[1].min()
+    assert set(apart.argmin(axis=0).tolist()) == {0, 1, 2, 3}
 
 
 @pytest.fixture(scope="module")

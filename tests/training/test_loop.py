@@ -67,13 +67,13 @@ NO_RATE = f"^lr: none of the {BATCHES} steps has a rate above 0$"
 # Calls that cannot train, each with the message of its error.
 WRONG = {
     "a schedule of 0": (lambda learn: learn.fit(1, lambda step: 0.0), NO_RATE),
-    "a rate of 0": (lambda learn: learn.fit(1, 0.0), r"^lr = 0\.0: rates should be above 0$"),
+    "a rate of 0": (lambda learn: learn.fit(1, 0.0), r"^lr = 0\.0: should be above 0 "),
     "a negative rate": (lambda learn: learn.fit(1, lambda step: -0.1), NO_RATE),
     "a rate that is not a number": (lambda learn: learn.fit(1, lambda step: math.nan), NO_RATE),
     "a momentum of 1": (lambda learn: learn.fit(1, 0.1, momentum=1.0), r"^momentum = 1\.0: "),
     "a negative number of frozen epochs": (
         lambda learn: learn.fine_tune(1, freeze_epochs=-1),
-        "^freeze_epochs = -1: should be a whole number, at least 0$",
+        "^freeze_epochs = -1: should be a whole number, at least 0 and ",
     ),
     "half an epoch": (lambda learn: learn.fit_one_cycle(0.5), r"^epochs = 0\.5: "),
 }

@@ -169,6 +169,7 @@ _CYCLES = _one_of("fit.schedule", "one_cycle", "fine_tune", "flat_cosine")
 _FOLDERS = _from("a folder or an archive (data.path or data.archive)", "folder", "archive")
 _TABLE = _from("a table as data.path", "table")
 _AFFINE = _above(0, "augment.p_affine")
+_MOVES = {"max_rotate": 0, "max_warp": 0, "min_zoom": 1, "max_zoom": 1}
 _LIGHTING = _above(0, "augment.p_lighting")
 _FREEZES = _one_of("fit.schedule", "fine_tune", told=True)
 
@@ -200,13 +201,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "augment.p_affine": (
         Rule(
             lambda situation: any(
-                situation.values[f"augment.{name}"] != none
-                for name, none in (
-                    ("max_rotate", 0),
-                    ("max_warp", 0),
-                    ("min_zoom", 1),
-                    ("max_zoom", 1),
-                )
+                situation.values[f"augment.{name}"] != none for name, none in _MOVES.items()
             ),
             lambda situation: "only works with rotation, warp or zoom, such as augment.max_rotate",
         ),
@@ -235,9 +230,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     "model.threshold": (
-        Rule(
-            _one_of("model.task", "sigmoid").holds, lambda _: "needs model.task = sigmoid as well"
-        ),
+        Rule(_one_of("model.task", "sigmoid").holds, lambda _: "needs model.task = sigmoid too"),
     ),
     "model.bn": (
         _network("model.bn"),

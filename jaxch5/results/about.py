@@ -20,6 +20,7 @@ from jaxch5.framing import Framing, Size
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import architectures, spec_of
 from jaxch5.models.spec import ModelSpec
+from jaxch5.run.directory import open_run
 from jaxch5.task import NAMED, SOFTMAX, Task, task_of
 from jaxch5.training.kept import kept_shapes
 from jaxch5.util.address import PICKLES, SAFETENSORS
@@ -152,11 +153,16 @@ def spec_of_file(
     return spec
 
 
-def task_settings(config: Config) -> dict[str, Any]:
-    """Returns the settings of a run's task, for `known_task`."""
+def about_of_run(path: Path) -> tuple[About, dict[str, Any]]:
+    """Returns the description of a run's classifier, and the settings of its task.
+
+    Raises:
+        ConfigError: The folder is not a run, or its configuration is invalid.
+    """
+    config = open_run(path)[1]
     # There is a threshold even if the task is softmax, which makes no use of it.
     unused = {"threshold"} if config.model.task == SOFTMAX.name else None
-    return config.model.model_dump(include={"task", "threshold"}, exclude=unused)
+    return about_of(config), config.model.model_dump(include={"task", "threshold"}, exclude=unused)
 
 
 def known_task(path: Path, said: dict[str, Any]) -> Task:

@@ -31,15 +31,13 @@ from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.results.about import (
     EXPORT,
     About,
-    about_of,
     about_of_file,
+    about_of_run,
     check_weights,
     head_of,
     known_task,
     spec_of_file,
-    task_settings,
 )
-from jaxch5.run.directory import open_run
 from jaxch5.run.transfer import from_run
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.kept import KeptJit
@@ -329,8 +327,7 @@ def load_learner(
     """
     path = run_or_learner(path)
     if path.is_dir():
-        config = open_run(path)[1]
-        about, said = about_of(config), task_settings(config)
+        about, said = about_of_run(path)
         # A learner's network may differ from its configuration's; checkpoints name the actual one.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         pretrained = from_run(path, spec)

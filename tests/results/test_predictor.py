@@ -374,7 +374,7 @@ def test_standard_input_is_a_picture_or_a_list_of_them(trained, held_out, capsys
 def test_a_threshold_alone_needs_the_task_that_has_it(trained, held_out, capsys):
     status, _, err = predicted(capsys, trained[0], held_out[0], "--model.threshold", "0.9")
     assert status == 2
-    assert err.endswith("needs model.task = sigmoid as well\n")
+    assert err.endswith("needs model.task = sigmoid too\n")
 
 
 def test_a_file_keeps_the_threshold_of_a_softmax(trained, tmp_path):

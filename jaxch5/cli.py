@@ -11,19 +11,19 @@ from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.config.command_line import command_line
+from jaxch5.config.command_line import command_line, not_overruled
 from jaxch5.config.section import idle_settings
-from jaxch5.config.settings import SOURCES, Config, check_applies, idle_in
+from jaxch5.config.settings import Config, check_applies
 from jaxch5.config.toml import deep_update, explain, flat, known_keys, read_toml, to_toml, without
 from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
 from jaxch5.training.interrupts import StopAtOnce, Terminated, caller_decides
 from jaxch5.util.files import DRAWN_BY, to_json, write_file
 from jaxch5.util.libraries import empty_is_unset, seldom_collected, silent
-from jaxch5.util.text import printable
+from jaxch5.util.text import print_line, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +49,9 @@ class Options(Config):
         description="print one JSON document on standard output, and nothing else",
     )
     debug: bool = Field(False, description="show the traceback of an error")
+
+    # Lines about settings of the file that have no effect beside those of the command line.
+    _overruled: tuple[str, ...] = PrivateAttr(())
 
     # Name of the positional argument that stands for `data.path`.
     path_argument: ClassVar[str] = ""
@@ -175,7 +178,8 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
         given = deep_update(given, {"data": {"path": path}})
     file = options.settings_file(given)
     on_file = read_toml(shipped(file)) if file else {}
-    values = deep_update(_not_overruled(on_file, given, recorded="config" not in given), given)
+    on_file, overruled = not_overruled(on_file, given, recorded="config" not in given)
+    values = deep_update(on_file, given)
     try:
         parsed = options.model_validate(values)
     except ValidationError as error:
@@ -185,27 +189,9 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
         line = explain(error, known_keys(Config if from_file else options))
         raise ConfigError(f"{file}: {line}" if from_file else line) from None
     parsed._named = frozenset(flat(given))
+    parsed._overruled = tuple(f"{line}; it is left out of {file}" for line in overruled)
     check_applies(parsed)
     return parsed
-
-
-def _not_overruled(
-    on_file: dict[str, Any], given: dict[str, Any], recorded: bool
-) -> dict[str, Any]:
-    """Returns a file's values without those that the command line makes pointless.
-
-    A source on the command line replaces the one in the file, and if the command line chooses
-    another schedule, the settings that belong to the file's schedule are left out.
-
-    Args:
-        on_file: Values of the file.
-        given: Values of the command line.
-        recorded: Whether the file is a run's own, which may be older than the current rules.
-    """
-    if any(name in given.get("data", {}) for name in SOURCES):
-        on_file = without(on_file, [f"data.{name}" for name in SOURCES])
-    overruled = idle_in(deep_update(on_file, given)).keys() - flat(given).keys()
-    return without(on_file, overruled if recorded else overruled - idle_in(on_file).keys())
 
 
 def shipped(file: Path) -> Path:
@@ -299,6 +285,8 @@ def _run(
             as_json = to_json(settings.model_dump(mode="json", exclude_none=True)) + "\n"
             print(as_json if parsed.json_output else to_toml(settings), end="")
         else:
+            for line in parsed._overruled:
+                print_line(parsed.console(), line)
             result = command(parsed)
             failed = result.pop(FAILED, False)
             # Of several processes that train together, only the first has a result.

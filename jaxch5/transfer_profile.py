@@ -124,8 +124,8 @@ def measure(
 
     Raises:
         ConfigError: Results in the file lack the score that the settings compare by, because an
-            earlier version, which took no heed of `fit.best`, wrote them; or a metric has the name
-            of another part of the results.
+            earlier version, which took no heed of `fit.best`, wrote them; or a metric is
+            named like another part of the results.
     """
     from jaxch5.configured import recipe_of
     from jaxch5.metrics import best_by, metric_of

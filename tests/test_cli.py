@@ -344,3 +344,29 @@ def test_a_full_disk_leaves_the_old_figure_and_no_half_of_a_new_one(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert out.read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("json_output", [False, True])
+def test_a_line_names_each_setting_of_the_file_that_the_command_line_makes_idle(
+    json_output, tmp_path, capsys
+):
+    file = tmp_path / "x2.toml"
+    file.write_text("[fit]\nlabel_smoothing = 0.1\nwd = 0.2\n")
+    argv = ["--config", str(file), *["--json"] * json_output]
+    seen = []
+
+    def command(options):
+        seen.append(options.settings().fit)
+        return {}
+
+    assert run(command, Options, PROG, [*argv, "--fit.loss", "focal"]) == 0
+    captured = capsys.readouterr()
+    (line,) = (captured.err if json_output else captured.out).splitlines()
+    assert line == (
+        "fit.label_smoothing = 0.1: only works with fit.loss = cross_entropy, not with focal; it "
+        f"is left out of {file}"
+    )
+    assert run(command, Options, PROG, [*argv, "--fit.lr", "0.1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+    assert [(fit.label_smoothing, fit.wd) for fit in seen] == [(0, 0.2), (0.1, 0.2)]

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from jaxch5.config.settings import Config
-from jaxch5.config.toml import flat, known_keys
+from jaxch5.config.settings import SOURCES, Config, idle_in
+from jaxch5.config.toml import deep_update, flat, known_keys, without
 from jaxch5.config.uses import USES, Use
 from jaxch5.errors import ConfigError
 
@@ -195,3 +195,30 @@ def _usage(message: str, options: type[BaseModel]) -> str:
     return f"{name}: no such option; " + (
         f"did you mean --{close[0]}?" if close else "see --help-all"
     )
+
+
+def not_overruled(
+    on_file: dict[str, Any], given: dict[str, Any], recorded: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns a file's values without those that the command line makes pointless.
+
+    A source on the command line replaces the one in the file, and if the command line chooses
+    another schedule, the settings that belong to the file's schedule are left out.
+
+    Args:
+        on_file: Values of the file.
+        given: Values of the command line.
+        recorded: Whether the file is a run's own, which may be older than the current rules.
+
+    Returns:
+        The values, and a line for each setting that is left out; no lines for a run's own file,
+        which has values of all settings.
+    """
+    if any(name in given.get("data", {}) for name in SOURCES):
+        on_file = without(on_file, [f"data.{name}" for name in SOURCES])
+    pointless = idle_in(deep_update(on_file, given))
+    overruled = pointless.keys() - flat(given).keys()
+    if recorded:
+        return without(on_file, overruled), []
+    overruled -= idle_in(on_file).keys()
+    return without(on_file, overruled), [pointless[key] for key in sorted(overruled)]

@@ -158,16 +158,15 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
     from jaxch5.data.pictures import read_pictures
     from jaxch5.metrics import is_number, wilson_interval
     from jaxch5.run.directory import RunDir
-    from jaxch5.run.history import read_run
+    from jaxch5.run.transfer import record_of_weights
 
     names = ", ".join(map(printable, predictor.classes[:CLASSES]))
     more = f" and {len(predictor.classes) - CLASSES:,} more" * (len(predictor.classes) > CLASSES)
     knows = counted(len(predictor.classes), "class", "classes")
     lines = [f"The classifier knows {knows}: {names}{more}."]
     if scored and run.is_dir():
-        past, pictures = read_run(run), read_pictures(RunDir(run).pictures_file)
-        # The record of the epoch whose weights are loaded.
-        record = past.best_record if past.config.fit.keep_best else [{}, *past.records][-1]
+        pictures = read_pictures(RunDir(run).pictures_file)
+        record = record_of_weights(run, predictor.spec)
         share, total = record.get("accuracy"), int(pictures.held_out.sum()) if pictures else 0
         if total and is_number(share):
             low, high = wilson_interval(round(share * total), total)

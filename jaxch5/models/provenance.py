@@ -56,6 +56,7 @@ class TimmDescription(Description):
     test_input_size: tuple[int, int, int] | None = None
     crop_pct: PositiveShare | None = None
     test_crop_pct: PositiveShare | None = None
+    crop_mode: str | None = None
     interpolation: str | None = None
     license: str | None = None
 
@@ -170,6 +171,8 @@ def _with_timms(known: Known, file: Path, said: TimmDescription) -> Known:
     if filter and filter not in INTERPOLATIONS:
         remarks.append(f"their filter {filter} is not known here (--data.interpolation)")
         filter = None
+    if said.crop_mode not in (None, "center"):
+        remarks.append(f"tested with the crop mode {said.crop_mode} (--data.method)")
     outputs = [(f"{file}: num_classes", said.num_classes)] if said.num_classes is not None else []
     if said.label_names:
         outputs.append((f"{file}: label_names", len(said.label_names)))

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -67,14 +67,24 @@ class StoredCheckpoints:
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Returns the step of the best checkpoint saved after an epoch; None if there is none."""
-        ranked = []
-        for step in self.steps():
-            # A checkpoint saved within an epoch has no metrics, and damaged metrics are skipped.
-            with suppress(OSError, ValueError):
-                file = self.directory / str(step) / "metrics" / "metrics"
-                ranked.append((_rank(json.loads(file.read_text(encoding="utf-8"))), step))
+        """Returns the step of the best checkpoint saved after an epoch; None if there is none.
+
+        Raises:
+            CheckpointError: A description is damaged, so that it is not known which is the best.
+        """
+        ranked = [(_rank(record), step) for step in self.steps() if (record := self.record(step))]
         return max(ranked)[1] if ranked else None
+
+    def record(self, step: int) -> Record:
+        """Returns the record of the epoch that ended with a checkpoint; {} if it was within one.
+
+        Raises:
+            CheckpointError: The description is damaged.
+        """
+        about = self.about(step)
+        if not (self.directory / str(step) / "metrics").is_dir():
+            return {}
+        return {**about["records"][-1], BEST: about.get(BEST)}
 
     def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T | None:
         """Reads the newest intact checkpoint; returns None if none was written.

@@ -13,6 +13,7 @@ import jax
 from jaxtyping import PyTree
 
 from jaxch5.errors import CheckpointError, ConfigError, WeightsError
+from jaxch5.metrics import Record
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub, holds_weights
 from jaxch5.models.provenance import SETTINGS
 from jaxch5.models.reader import refuse_damaged
@@ -205,24 +206,7 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         ConfigError: There is no run, or its configuration is invalid.
         WeightsError: The checkpoint is missing or damaged, or is of another architecture.
     """
-    run, config = open_run(path)
-    name = spec_of(arch).name
-    saves = StoredCheckpoints(run.checkpoints)
-
-    def read(step: int) -> tuple[dict[str, Any], dict[str, PyTree]]:
-        about = saves.about(step)
-        if (found := about.get("arch")) != name:
-            raise WeightsError(f"{path}: is a run of {found}, not {name} (--model.arch {found})")
-        return about, saves.variables(step)
-
-    best = saves.best_step() if config.fit.keep_best else None
-    try:
-        found = read(best) if best is not None else saves.newest(read, warnings.warn)
-    except CheckpointError as error:
-        raise WeightsError(str(error)) from None
-    if found is None:
-        raise WeightsError(f"{path}: this run has no checkpoint yet")
-    about, variables = found
+    about, variables, _ = _last_or_best(path, spec_of(arch).name)
     try:
         refuse_damaged(variables)
         normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
@@ -235,6 +219,36 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         raise WeightsError(
             f"{path}: its checkpoint lacks a value or holds a wrong one ({error})"
         ) from None
+
+
+def record_of_weights(path: Path, arch: str | ModelSpec) -> Record:
+    """Returns the record of the epoch whose weights `from_run` returns; {} if they are from within.
+
+    Raises:
+        WeightsError: As `from_run` does.
+    """
+    return _last_or_best(path, spec_of(arch).name)[2]
+
+
+def _last_or_best(path: Path, name: str) -> tuple[dict[str, Any], dict[str, PyTree], Record]:
+    """Reads the checkpoint that `from_run` describes, of a run of the architecture `name`."""
+    run, config = open_run(path)
+    saves = StoredCheckpoints(run.checkpoints)
+
+    def read(step: int) -> tuple[dict[str, Any], dict[str, PyTree], Record]:
+        about = saves.about(step)
+        if (found := about.get("arch")) != name:
+            raise WeightsError(f"{path}: is a run of {found}, not {name} (--model.arch {found})")
+        return about, saves.variables(step), saves.record(step)
+
+    try:
+        best = saves.best_step() if config.fit.keep_best else None
+        found = read(best) if best is not None else saves.newest(read, warnings.warn)
+    except CheckpointError as error:
+        raise WeightsError(str(error)) from None
+    if found is None:
+        raise WeightsError(f"{path}: this run has no checkpoint yet")
+    return found
 
 
 def transfer(

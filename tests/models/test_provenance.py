@@ -47,6 +47,10 @@ def test_timms_own_description_is_heard(folder):
     assert found[:3] == (HALF, None, "config.json")
     assert (found.view, found.licence) == (View(1.0, "bicubic"), "apache-2.0")
     assert found.remarks == ("tested at 288 pixels",)
+    said = json.loads(TIMM.read_text())
+    said["pretrained_cfg"]["crop_mode"] = "squash"
+    (folder / "config.json").write_text(json.dumps(said))
+    assert known(folder).remarks[1:] == ("tested with the crop mode squash (--data.method)",)
 
 
 def test_where_nothing_is_known_that_is_said(folder):

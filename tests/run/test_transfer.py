@@ -22,6 +22,7 @@ from jaxch5.run.transfer import (
     from_run,
     load_weights,
     pretrained_of,
+    record_of_weights,
     transfer,
 )
 from jaxch5.training.recipe import Recipe
@@ -180,7 +181,33 @@ def test_what_evaluation_saw_travels_with_a_run(tmp_path):
     ids=["last", "best", "earlier best", "no best yet", "average"],
 )
 def test_a_run_gives_what_it_ended_with(saves, named, step, tmp_path):
-    assert step_of(from_run(run_with(tmp_path, saves, **named), "resnet18")) == step
+    path = run_with(tmp_path, saves, **named)
+    assert step_of(from_run(path, "resnet18")) == step
+    accuracy = dict(saves)[step - named.get("average", 0)]
+    assert record_of_weights(path, "resnet18").get("accuracy") == accuracy
+
+
+def test_a_damaged_last_checkpoint_has_neither_weights_nor_a_record(tmp_path):
+    path = run_with(tmp_path, [(4, 0.5), (8, 0.9)])
+    for file in (path / "checkpoints" / "8" / "variables").iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(
+        UserWarning, match="8: is damaged: .* using the earlier checkpoint of step 4"
+    ):
+        assert step_of(from_run(path, "resnet18")) == 4
+    with pytest.warns(UserWarning, match="8: is damaged"):
+        assert record_of_weights(path, "resnet18")["accuracy"] == 0.5
+
+
+def test_the_best_is_not_chosen_without_the_record_of_each_epoch(tmp_path):
+    """The record that counts is the one in a checkpoint's description, which has a checksum."""
+    path = run_with(tmp_path, [(4, 0.9), (8, 0.5)], keep_best=True)
+    metrics = path / "checkpoints" / "4" / "metrics" / "metrics"
+    metrics.write_bytes(metrics.read_bytes()[:10])
+    assert step_of(from_run(path, "resnet18")) == 4
+    (path / "checkpoints" / "4" / "about" / "metadata").write_bytes(b"{}")
+    with pytest.raises(WeightsError, match="4: is damaged"):
+        from_run(path, "resnet18")
 
 
 def test_a_run_of_another_architecture_is_named(tmp_path):

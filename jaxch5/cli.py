@@ -189,7 +189,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
         line = explain(error, known_keys(Config if from_file else options))
         raise ConfigError(f"{file}: {line}" if from_file else line) from None
     parsed._named = frozenset(flat(given))
-    parsed._overruled = tuple(f"{line}; it is left out of {file}" for line in overruled)
+    parsed._overruled = tuple(f"{file}: {line}; this setting is ignored" for line in overruled)
     check_applies(parsed)
     return parsed
 
@@ -280,13 +280,14 @@ def _run(
     failed = False
     try:
         parsed = parse(options, argv, prog)
+        for line in parsed._overruled:
+            # With --print-config, the standard output is the configuration.
+            print_line(Console(stderr=True) if parsed.print_config else parsed.console(), line)
         if parsed.print_config:
             settings = parsed.settings()
             as_json = to_json(settings.model_dump(mode="json", exclude_none=True)) + "\n"
             print(as_json if parsed.json_output else to_toml(settings), end="")
         else:
-            for line in parsed._overruled:
-                print_line(parsed.console(), line)
             result = command(parsed)
             failed = result.pop(FAILED, False)
             # Of several processes that train together, only the first has a result.

@@ -34,7 +34,8 @@ POLICY = (
 SHOWN = 10
 # Height of the picture on the page, pixels.
 HEIGHT = 360
-NO_ANSWER, NONE_OF_THESE = "No answer", "None of these?"
+NO_ANSWER, NONE_OF_THESE, HOW_READ = "No answer", "None of these?", "How it was read"
+LESS = "less than the others together"
 # A probability below this is less than that of all other classes together.
 UNSURE = 0.5
 EXAMPLES_ARE = "Pictures that the classifier was not trained on"
@@ -124,14 +125,9 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
     """
     if path is None:
         return {}, ""
-    from jaxch5.data.scale import guess_range
-
-    words = ""
     try:
         content = Path(path).read_bytes()
-        if predictor.about.range == "auto":
-            text, words = guess_range(1, lambda _: content, max_pixels=predictor.about.max_pixels)
-            predictor = predictor.reading(range=text)
+        predictor, words = _reading(predictor, content)
         prediction = predictor.predict(content)
     except (DataError, OSError) as error:
         # What follows the semicolon is advice for training.
@@ -143,7 +139,7 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
         return {}, f"{prediction.label}: {has} only {value}"
     # Unless "none of these" is an answer, probabilities add up to 1.
     unsure = share < UNSURE and not predictor.task.threshold
-    remarks = [f"{has} {value}: less than the others together"] * unsure
+    remarks = [f"{has} {value}: {LESS}"] * unsure
     return likely, "; ".join([*remarks, *[words] * bool(words)])
 
 
@@ -224,13 +220,25 @@ def examples(run: Path, folder: Path) -> list[str]:
     return files
 
 
+def _reading(predictor: Predictor, content: bytes) -> tuple[Predictor, str]:
+    """Returns the classifier with a range guessed from a deep picture, and a remark about it."""
+    from jaxch5.data.scale import guess_range
+
+    if predictor.about.range != "auto":
+        return predictor, ""
+    text, words = guess_range(1, lambda _: content, max_pixels=predictor.about.max_pixels)
+    return predictor.reading(range=text), words
+
+
 def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
     """Draws which regions speak for the most probable class; returns None if that is impossible."""
     from jaxch5.results.attribution import attribution
 
     try:
+        if isinstance(picture, str):
+            predictor, _ = _reading(predictor, Path(picture).read_bytes())
         drawn = attribution(predictor, picture).overlay()
-    except Jaxch5Error:
+    except (Jaxch5Error, OSError):
         return None
     return np.asarray(drawn.resize((HEIGHT * drawn.width // drawn.height, HEIGHT)))
 
@@ -260,12 +268,11 @@ def page(
     def shown(dropped: dict[str, Any] | None) -> tuple[Any, Any, Any]:
         probabilities, message = answer(dropped["path"] if dropped else None)
         failed = bool(message) and not probabilities
+        label = NO_ANSWER if failed else NONE_OF_THESE if LESS in message else HOW_READ
         looked = look(dropped["path"]) if dropped and probabilities else None
         return (
             gr.Label(probabilities, visible=not failed),
-            gr.Textbox(
-                message, label=NO_ANSWER if failed else NONE_OF_THESE, visible=bool(message)
-            ),
+            gr.Textbox(message, label=label, visible=bool(message)),
             gr.Image(looked, visible=looked is not None),
         )
 

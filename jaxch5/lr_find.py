@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from jaxch5.cli import PicturesOptions, drawable, run, save_figure
 from jaxch5.config.defaults import default_of
+from jaxch5.errors import TrainingError
 from jaxch5.util.limits import LIMITS
 from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import print_line
@@ -58,13 +59,22 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
     data = load_data(settings)
     config = options.settings_with_weights(say)
     first = learner_of(data, config, say)
-    sweeps, suggested = [], []
+    sweeps, suggested, failed = [], [], ""
     for repeat in range(options.repeats):
         learn = first.again(config.seed + repeat) if repeat else first
-        found = learn.lr_find(options.start_lr, options.end_lr, options.num_it, tuple(RULES))
+        try:
+            found = learn.lr_find(options.start_lr, options.end_lr, options.num_it, tuple(RULES))
+        except TrainingError as error:
+            if options.repeats == 1:
+                raise
+            failed = str(error)
+            say(f"sweep {repeat + 1} of {options.repeats} is left out: {failed}")
+            continue
         suggested.append(found._asdict())
         assert learn.sweep is not None
         sweeps.append((learn.sweep.lrs, learn.sweep.smooth))
+    if not suggested:
+        raise TrainingError(failed)
     middle = {}
     for name in RULES:
         rates = sorted(rates[name] for rates in suggested)

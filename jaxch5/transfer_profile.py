@@ -124,7 +124,7 @@ def measure(
 
     Raises:
         ConfigError: Results in the file lack the score that the settings compare by, because an
-            earlier version, which took no heed of `fit.best`, wrote them; or a metric is
+            earlier version, which ignored `fit.best`, wrote them; or a metric is
             named like another part of the results.
     """
     from jaxch5.configured import recipe_of

@@ -362,10 +362,10 @@ def test_a_line_names_each_setting_of_the_file_that_the_command_line_makes_idle(
     assert run(command, Options, PROG, [*argv, "--fit.loss", "focal"]) == 0
     captured = capsys.readouterr()
     (line,) = (captured.err if json_output else captured.out).splitlines()
-    assert line == (
-        "fit.label_smoothing = 0.1: only works with fit.loss = cross_entropy, not with focal; it "
-        f"is left out of {file}"
-    )
+    said = "fit.label_smoothing = 0.1: only works with fit.loss = cross_entropy, not with focal"
+    assert line == f"{file}: {said}; this setting is ignored"
+    assert run(command, Options, PROG, [*argv, "--fit.loss", "focal", "--print-config"]) == 0
+    assert line in capsys.readouterr().err
     assert run(command, Options, PROG, [*argv, "--fit.lr", "0.1"]) == 0
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""

@@ -25,6 +25,7 @@ from jaxch5.demo import (
     examples,
     known,
     listening,
+    look,
     page,
 )
 from jaxch5.results.artifacts import FORMATS
@@ -129,6 +130,8 @@ def test_an_answer_says_how_a_picture_of_more_than_8_bits_was_read(trained, tmp_
     expected = predictor.reading(range="auto integers 0,4095").predict(file)
     assert likely["red"] == pytest.approx(float(expected.probabilities[1]))
     assert "integers from 0 to 4,095 are read as black to white" in message
+    as_read = look(predictor.reading(range="auto integers 0,4095"), str(file))
+    np.testing.assert_array_equal(look(predictor, str(file)), as_read)
 
 
 def of_task(given, task):

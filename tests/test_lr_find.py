@@ -5,6 +5,8 @@ import json
 from PIL import Image
 
 from jaxch5.cli import run
+from jaxch5.errors import TrainingError
+from jaxch5.learner import Learner
 from jaxch5.lr_find import LrFindOptions, lr_find
 
 SMALL = ["--data.presize", "24", "--data.size", "16", "--data.batch-size", "8", "--num-it", "24"]
@@ -29,6 +31,25 @@ def test_it_suggests_and_draws(pictures, tmp_path, capsys):
     assert line.startswith("valley")
     assert line.endswith(f"--fit.lr {document['recommended']:.1e}")
     assert Image.open(out).size[0] > 400
+
+
+def test_a_sweep_without_a_suggestion_leaves_the_others(pictures, tmp_path, capsys, monkeypatch):
+    """Only if no sweep gives a rate does the command end with an error."""
+    argv = ["--data.path", str(pictures), *SMALL, "--out", str(tmp_path / "lr.png"), "--json"]
+    sweep, failing = Learner.lr_find, [True, False, True]
+
+    def failing_at_first(*arguments):
+        if failing.pop(0):
+            raise TrainingError("the loss never fell")
+        return sweep(*arguments)
+
+    monkeypatch.setattr(Learner, "lr_find", failing_at_first)
+    assert started(*argv, "--repeats", "2") == 0
+    captured = capsys.readouterr()
+    assert "sweep 1 of 2 is left out: the loss never fell" in captured.err
+    assert len(json.loads(captured.out)["suggested"]) == 1
+    assert started(*argv) == 1
+    assert capsys.readouterr().err.endswith("lr_find: the loss never fell\n")
 
 
 def test_a_wrong_folder_is_named_before_weights_are_looked_for(tmp_path, capsys):

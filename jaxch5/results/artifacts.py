@@ -259,7 +259,7 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
         raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")
     if format == "learner" and path.suffix != SAFETENSORS:
         # The end of a name such as pets-v1.2 is not a suffix.
-        bare = path.stem if path.suffix[1:].isalpha() else path.name
+        bare = path.stem if path.suffix[1:2].isalpha() else path.name
         raise ConfigError(
             f"{path}: should end in {SAFETENSORS}, or it cannot be loaded; "
             f"write {path.with_name(bare + SAFETENSORS)} instead"

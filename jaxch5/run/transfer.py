@@ -222,7 +222,9 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
 
 
 def record_of_weights(path: Path, arch: str | ModelSpec) -> Record:
-    """Returns the record of the epoch whose weights `from_run` returns; {} if they are from within.
+    """Returns the record of the epoch that ended with the weights that `from_run` returns.
+
+    It is {} if the weights were saved within an epoch.
 
     Raises:
         WeightsError: As `from_run` does.

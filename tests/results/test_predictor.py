@@ -261,6 +261,8 @@ def test_a_learners_file_gets_no_name_by_which_it_could_not_be_read(trained, tmp
         write_artifact(load_learner(trained[0]), tmp_path / "x.learner", "learner")
     with pytest.raises(ConfigError, match=r"x\.pkl: should end .* write x\.safetensors instead"):
         write_artifact(load_learner(trained[0]), Path("x.pkl"), "learner")
+    with pytest.raises(ConfigError, match=r"write pets\.safetensors instead"):
+        write_artifact(load_learner(trained[0]), Path("pets.h5"), "learner")
     with pytest.raises(ConfigError, match=r"write pets-v1\.2\.safetensors instead"):
         write_artifact(load_learner(trained[0]), Path("pets-v1.2"), "learner")
     assert not list(tmp_path.iterdir())

@@ -253,6 +253,7 @@ NOT_TRACED = frozenset(
         "training.loop",
         "training.plan",
         "util.imports",
+        "util.limits",
         "util.text",
     )
 )

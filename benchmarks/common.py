@@ -138,7 +138,7 @@ def mean_text(values: Sequence[float]) -> str:
 
 
 def ratio(ours: Sequence[float], peer: Sequence[float]) -> dict[str, float]:
-    """Returns the spread of our figures divided by the peer's, with one ratio for each turn.
+    """Divides our figure by the peer's in each turn, and returns the spread of these ratios.
 
     Example:
         >>> ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])

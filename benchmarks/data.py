@@ -142,7 +142,7 @@ def fastai_loader(request: dict[str, Any]) -> Any:
 
 
 def measure_sources() -> dict[str, float]:
-    """Measures how a source of 100,000 files is built, and the memory that a million items take."""
+    """Measures the time to build a source of 100,000 files, and the memory of a million items."""
     from jaxch5.data.source import labelled_files
     from jaxch5.data.sources.folder import from_folder
 

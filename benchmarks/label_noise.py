@@ -4,7 +4,7 @@ Some labels of photographs (or of the digits, with --path digits) are changed, e
 class or to the most similar one, which is the class that a linear layer most often confuses with
 the true class. Both sides then have to find the changed labels. They rank all labels by the same
 probabilities. These come from the features of a network that was trained on other pictures
-(--weights) or, with --by training, from entire trainings on parts of the set. The figure is the
+(--weights) or, with --by training, from whole training runs on parts of the set. The figure is the
 average precision of a ranking over all pictures. cleanlab 2.x is installed in an environment of its
 own, whose Python interpreter JAXCH5_CLEANLAB_PYTHON names. It ranks in four ways: by each of its
 two label scores, and by `find_label_issues` with each of these scores, where all labels that the

@@ -1,8 +1,8 @@
 """Measures how long presizing takes without a colour profile, with sRGB's, and with Adobe RGB's.
 
-The photographs are the same each time; only the profile that is embedded in the files differs. For
-"lcms", Adobe RGB is converted by Pillow's ImageCms, which jaxch5 uses for profiles that consist of
-more than curves and a matrix.
+The photographs are the same each time; only the profile that is embedded in the files differs. The
+figures called "lcms" are for Adobe RGB that is converted by Pillow's ImageCms, which jaxch5 uses
+for profiles that consist of more than curves and a matrix.
 
     python benchmarks/profiles.py --path FOLDER
 """

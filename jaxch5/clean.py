@@ -47,8 +47,8 @@ OF_THE_SET = (
 class CleanOptions(RunOptions):
     """Correct suspicious labels on a web page, with one key per answer.
 
-    The page, which only this machine can open, shows the findings of jaxch5 suspects, with the
-    largest doubt first. Each answer is saved in RUN/answers.jsonl before the page confirms it,
+    The page, which only this machine can open, shows the findings of jaxch5 suspects, the most
+    doubtful labels first. Each answer is saved in RUN/answers.jsonl before the page confirms it,
     and no picture is changed. RUN/labels.csv lists the pictures with the corrected labels, and
     RUN/labels.toml has the settings for training on them; both are written on request and when the
     command ends.
@@ -73,7 +73,7 @@ class CleanOptions(RunOptions):
 
 
 def clean(options: CleanOptions) -> dict[str, Any]:
-    """Serves the page until interrupted, unless `--write` is given, and then writes the labels."""
+    """Serves the page until interrupted, and writes the labels; `--write` only writes them."""
     from jaxch5.data.source import remarks
     from jaxch5.results.answers import AnswerLog
     from jaxch5.results.cleaner import Cleaner, read_judged
@@ -99,8 +99,9 @@ def clean(options: CleanOptions) -> dict[str, Any]:
             looks = looks_of(options, directory, source)
             cleaner = Cleaner(folder.path.name, judged, source, items, log, finish, looks)
             if cleaner.stale:
-                one = "suspect is no longer in the set with the same label, and is left out"
-                many = one.replace("suspect is", "suspects are").replace("is left", "are left")
+                one = "suspect is no longer in the set, or has another label now, and is left out"
+                many = one.replace("suspect is", "suspects are").replace("has", "have")
+                many = many.replace("is left", "are left")
                 notes.append(
                     f"{counted(cleaner.stale, one, many)}; to judge the current set, run jaxch5 "
                     f"suspects {shlex.quote(str(options.run))}"

@@ -234,7 +234,7 @@ def judge_by_training(
 
     Args:
         config: Configuration for training. Its logs and hooks are ignored, and so is
-            `fit.keep_best`, because the held-out labels would then choose the epoch.
+            `fit.keep_best`, which would let the held-out labels choose the epoch.
         source: Labelled pictures.
         folds: Fold of each picture, from `stratified_folds`; a picture in no fold (-1) gets zeros.
         kept: Folder in which the results of each fold are kept, so that a fold that is finished

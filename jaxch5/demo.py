@@ -231,7 +231,7 @@ def _reading(predictor: Predictor, content: bytes) -> tuple[Predictor, str]:
 
 
 def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
-    """Draws which regions speak for the most probable class; returns None if that is impossible."""
+    """Draws which regions support the most probable class; returns None if that is impossible."""
     from jaxch5.results.attribution import attribution
 
     try:

@@ -75,7 +75,7 @@ class Learner(Trainer):
         self.freeze_to(0)
 
     def validate(self) -> dict[str, float]:
-        """Computes `valid_loss` and the metrics of task and recipe on the validation set."""
+        """Computes `valid_loss` and the metrics of the task and recipe on the validation set."""
         recipe, of = self.recipe, (self.state, self.data.valid, self._steps.evaluate)
         return evaluate(*of, recipe.objective, recipe.metrics, task=recipe.task)
 

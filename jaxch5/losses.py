@@ -301,7 +301,7 @@ def explain_loss(
     Raises:
         ConfigError: The label is not the number of a class, or there are more or fewer names than
             activations.
-        DataError: `classes` has no order, as a set or a mapping.
+        DataError: `classes` is a set, a mapping or the like, which has no order of its own.
 
     Example:
         >>> explain_loss([0.6734, 0.2576], label=0, classes=["3", "7"])

@@ -35,8 +35,9 @@ class PredictOptions(Options):
     If the classifier answers "none of these", the line has this answer before the classes, and JSON
     has null as `answer`. --model.task and --model.threshold replace the classifier's own.
 
-    With --explain, a line ends with the path of a PNG that shows which parts of the picture speak
-    for the most probable class. No file is replaced: if a name is taken, a number is added to it.
+    With --explain, a line ends with the path of a PNG that shows which parts of the picture
+    support the most probable class. No file is replaced: if a name is taken, a number is added to
+    it.
 
     The exit status is 1 if a picture could not be read; the other pictures are still predicted.
     Files that are passed over in a folder are counted on standard error.
@@ -52,7 +53,7 @@ class PredictOptions(Options):
     )
     explain: Path | None = Field(
         None,
-        description="folder for a PNG of each picture, which shows what parts of it speak for its "
+        description="folder for a PNG of each picture, which shows what parts of it support its "
         "most probable class",
     )
 
@@ -109,7 +110,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
 
 
 def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
-    """Draws which parts of a picture speak for its most probable class; returns the PNG's path.
+    """Draws which parts of a picture support its most probable class; returns the PNG's path.
 
     Raises:
         CheckpointError: The folder or the PNG cannot be written.
@@ -121,14 +122,14 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
 
     found = attribution(predictor, picture)
     if not found.map.any():
-        words = f"{name}: nothing in the picture speaks for {found.label}: its map is empty"
+        words = f"{name}: nothing in the picture supports {found.label}: its map is empty"
         print(printable(f"jaxch5 predict: {words}"), file=sys.stderr)
     drawn, written = found.overlay(), io.BytesIO()
     times = -(-SHOWN_SIDE // min(drawn.size))
     sides = times * drawn.width, times * drawn.height
     drawn.resize(sides, Image.Resampling.NEAREST).save(written, "png", optimize=True)
-    # A file with this name may be the user's, or belong to a picture in another folder that has the
-    # same name.
+    # A file with this name may be the user's, or belong to a picture of the same name in another
+    # folder.
     path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
     try:
         folder.mkdir(parents=True, exist_ok=True)

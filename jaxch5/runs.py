@@ -83,7 +83,7 @@ def runs(options: RunsOptions) -> dict[str, Any]:
     if any(intervals):
         notes.append("in brackets: Wilson's 95 % interval of the accuracy")
     if not same:
-        known = "differ" if same is False else "may differ (the records do not tell)"
+        known = "differ" if same is False else "may differ (the records do not say)"
         notes.append(f"the validation pictures or labels {known}: compare the results with care")
     for note in notes:
         print_line(console, note)

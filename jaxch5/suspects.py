@@ -69,7 +69,7 @@ class SuspectsOptions(RunOptions):
 
 
 def suspects(options: SuspectsOptions) -> dict[str, Any]:
-    """Prints, writes and returns the labels that look wrong, largest doubt first."""
+    """Prints, writes and returns the labels that look wrong, the most doubtful first."""
     from jaxch5.configured import judge_by_training
     from jaxch5.data.parts import TRAIN, VALID
     from jaxch5.data.pictures import pictures_of, write_pictures

@@ -129,7 +129,7 @@ class Task:
             classes: Names of the classes.
 
         Raises:
-            DataError: `classes` has no order, as a set or a mapping.
+            DataError: `classes` is a set, a mapping or the like, which has no order of its own.
         """
         return (*names_in_order(classes), *[NONE] * (self.threshold > 0))
 

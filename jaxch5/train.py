@@ -168,7 +168,7 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
 
 
 def _check_names(learn: Learner) -> None:
-    """Refuses a metric whose value the results of `train` or of `evaluate` would not hold.
+    """Refuses a metric whose name `train` or `evaluate` uses for another of its results.
 
     Only new runs are checked: earlier versions began runs with such metrics.
     """

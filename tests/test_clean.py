@@ -392,7 +392,7 @@ def test_suspects_that_are_not_in_the_set_any_more_are_counted(cleaned, pictures
     server = serve(cleaned)
     assert len(server.content["suspects"]) == 21
     assert server.said[0].startswith(
-        "2 suspects are no longer in the set with the same label, and are left out; "
+        "2 suspects are no longer in the set, or have another label now, and are left out; "
         f"to judge the current set, run jaxch5 suspects {cleaned}"
     )
 

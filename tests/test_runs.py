@@ -73,7 +73,7 @@ def test_runs_that_are_named_are_compared(folder, capsys):
 def test_runs_whose_pictures_may_differ_are_compared_with_care(folder, capsys):
     (folder / "two" / "pictures.jsonl.gz").unlink()
     assert started(folder / "one", folder / "two") == 0
-    said = "the validation pictures or labels may differ (the records do not tell): compare"
+    said = "the validation pictures or labels may differ (the records do not say): compare"
     assert said in capsys.readouterr().out
     assert started("--json", folder / "one", folder / "two") == 0
     assert json.loads(capsys.readouterr().out)["same_validation"] is None

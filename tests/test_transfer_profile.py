@@ -32,9 +32,9 @@ def started(*argv):
 
 @pytest.mark.slow
 def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys):
-    """A repeated command does only the trainings that are missing, and then none.
+    """A repeated command does only the training runs that are missing, and then none.
 
-    At first it finds the results of a profile that was killed with two of seven trainings left: one
+    At first it finds the results of a profile that was killed with two of seven runs left: one
     with frozen layers and one from scratch.
     """
     data = DataBlock(from_folder(pictures), random_split(), 36, 32).load(16)
@@ -82,7 +82,7 @@ def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, cap
     """All points of a profile come from the same split of the same pictures.
 
     Pictures that were added are left out, and a folder that was moved is found by `--data.path`. If
-    a picture is gone, nothing is drawn. All trainings are done beforehand.
+    a picture is gone, nothing is drawn. All training is done beforehand.
     """
     folder, results = shutil.copytree(pictures, tmp_path / "set"), tmp_path / "profile"
     argv = ["--data.path", folder, "--model.weights", tmp_path / "weights.safetensors"]
@@ -119,7 +119,7 @@ def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, cap
 
 
 def test_scores_are_those_that_fit_best_names(pictures, tmp_path, capsys):
-    """All trainings are done beforehand; results of an earlier version may lack the score."""
+    """All training is done beforehand; results of an earlier version may lack the score."""
     results = tmp_path / "profile"
     argv = ["--data.path", pictures, "--model.weights", tmp_path / "weights.safetensors"]
     argv += ["--metrics", "f1", "--fit.best", "f1"]

@@ -183,7 +183,7 @@ def aspect_seen(frame: Matrices, size: Size, method: str) -> Values | float:
 def position(
     frame: Matrices, place: Values, aspect: Values | float = 1.0, method: str = "crop"
 ) -> Matrices:
-    """Fits the square into the picture's unit square, or, if `method` is "pad", the reverse.
+    """Fits the square into the picture or, if `method` is "pad", the picture into the square.
 
     Args:
         frame: Frames of the pictures, from which the pictures' shapes follow.

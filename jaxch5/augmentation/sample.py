@@ -49,14 +49,14 @@ def sample(
     Args:
         image: Canvases.
         matrix: Map from an output pixel to a canvas pixel, both with centres at half integers. It
-            may include a perspective.
+            may include a change of perspective.
         frame: Map from the unit square to the canvas, which tells where the picture's border is.
         size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
         subsamples: Number of sub-samples along a side of an output pixel; if None, it is the
             number that `subsamples_for` returns for the canvas and the output. The number is fixed
-            when the function is compiled, so it cannot depend on a draw. For a picture that does
-            not shrink, all sub-samples are at the pixel's centre, and thus equal.
+            when the function is compiled, so it cannot depend on the matrices. For a picture
+            that does not shrink, all sub-samples are at the pixel's centre, and thus equal.
         pad_mode: What is seen beyond a picture's border; see `Framing`.
         gathered: Whether sub-samples are placed as `gathering` says, rather than evenly over the
             output pixel. The result is then more exact, above all if the matrix contains a shear
@@ -148,7 +148,10 @@ def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array
     even = (1 - 1 / subsamples**2) / 12
 
     def along(squared: Array) -> Array:
-        """Returns the factor for a direction, given its squared canvas pixels per output pixel."""
+        """Returns the factor for a direction, given the square of its scale.
+
+        The scale is the number of canvas pixels per output pixel in this direction.
+        """
         return jnp.sqrt(jnp.clip((1 / 12 - SPREAD / jnp.maximum(squared, 1e-6)) / even, 0, 1))
 
     # Any function of a symmetric 2x2 matrix is `slope` times the matrix plus `level` times the
@@ -193,7 +196,7 @@ def borders(
     frame: Float[Array, "batch 3 3"],
 ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch 2"]]:
     """Returns the smallest and the largest canvas coordinates, x and y, of each picture."""
-    # The borders are whole numbers, which the division for a squished picture may slightly miss.
+    # Borders are whole numbers, but the division for a squished picture may not be exact.
     right, down, origin = jnp.round(jnp.moveaxis(frame[:, :2] / frame[:, 2:, 2:], 2, 0))
     low = origin + jnp.minimum(right, 0) + jnp.minimum(down, 0)
     high = origin + jnp.maximum(right, 0) + jnp.maximum(down, 0)

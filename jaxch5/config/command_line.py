@@ -56,7 +56,7 @@ class Help(HelpFormatter):
         text = (action.help or "").removesuffix(" (default: None)")
         if not self.brief:
             return text
-        # The first clause says what the setting is; the last often names another default.
+        # The first clause says what the setting is; the last often names a default for other cases.
         first, *others = text.split("; ")
         text = "; ".join([first, *["..."] * (len(others) > 1), *others[-1:]])
         said, default, value = text.partition(" (default:")
@@ -212,7 +212,7 @@ def not_overruled(
 
     Returns:
         The values, and a line for each setting that is left out; no lines for a run's own file,
-        which has values of all settings.
+        which has values for all settings.
     """
     if any(name in given.get("data", {}) for name in SOURCES):
         on_file = without(on_file, [f"data.{name}" for name in SOURCES])

@@ -108,7 +108,7 @@ class Data(NamesFastai):
         batches, rest = divmod(draws, size)
         found = []
         if rest > NOTABLE * draws:
-            # Of the sizes that leave out least, the largest.
+            # The largest of the sizes that leave out the fewest draws.
             sizes = range(size, max(1, size // 2) - 1, -1)
             better = min(sizes, key=lambda other: draws % other)
             found = [

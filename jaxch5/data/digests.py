@@ -1,4 +1,4 @@
-"""Takes digests of the files of pictures, by which a run's pictures are recognized later."""
+"""Computes digests of pictures' files, by which a run's pictures are recognized later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK = 250
 # The digest of a file of up to 64 KB covers all of it, and that of a larger one eight blocks, from
 # the first byte to the last.
 BLOCKS, BLOCK = 8, 8192
-# In these formats, which need not be compressed, large files may differ nowhere but between such
+# In these formats, which need not be compressed, large files may differ only between such
 # blocks, so all of a file is read, or none of it if that would take long.
 PLAIN, PLAIN_MAX = ("BMP", "PPM", "TIFF"), 2**22
 

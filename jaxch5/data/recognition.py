@@ -46,7 +46,7 @@ def recognize(
         >>> recognize(pictures_of(source), pictures_of(source)).unproven.tolist()
         [True, True]
     """
-    # Of several pictures with the same content, one of the same name is preferred.
+    # Of several pictures with the same content, one with the same name is preferred.
     places = _added(np.full(len(pictures), -1), _named_contents(pictures), _named_contents(others))
     places = _added(places, _contents(pictures), _contents(others))
     if file is not None and home is not None:
@@ -100,11 +100,11 @@ def trained_on(pictures: Pictures, earlier: Pictures, found: Found) -> tuple[int
 def _added(
     places: Int[np.ndarray, "pictures"], mine: Sequence[str], theirs: Sequence[str]
 ) -> Int[np.ndarray, "pictures"]:
-    """Returns the places, with those added of pictures that had none and whose names are equal.
+    """Returns the places, after finding those that were missing by comparing names.
 
     Args:
         places: For each picture of the run, its index among the others; -1 if it has none so far.
-        mine, theirs: What the run's pictures and the others are called; "" is nobody's name.
+        mine, theirs: What the run's pictures and the others are called; "" matches nothing.
     """
     taken = set(places.tolist())
     left = [number for number, place in enumerate(places.tolist()) if place < 0 and mine[number]]

@@ -37,8 +37,8 @@ class Scored(NamedTuple):
 def holds_own(pictures: Pictures, found: Found) -> bool:
     """Checks whether another set holds at least half of the pictures that a run was validated on.
 
-    The run's own set passes even if it has been moved or its files renamed; different files with
-    the same names do not count, nor do those that nothing but a name makes the same.
+    The run's own set passes even if it has been moved or its files renamed. Files with the same
+    names do not count if they differ, or if nothing else shows them to be the same.
     """
     return bool(found.same[pictures.held_out].sum() >= OWN_SHARE * pictures.held_out.sum())
 

@@ -83,12 +83,12 @@ def class_maps(
     pictures: Float[Array, "batch height width 3"],
     labels: Int[Array, "batch"],
 ) -> tuple[Float[Array, "batch height width"], Float[Array, "batch classes"], Int[Array, "batch"]]:
-    """Computes with Grad-CAM how much, from 0 to 1, each pixel speaks for a class.
+    """Computes with Grad-CAM how much, from 0 to 1, each pixel supports a class.
 
     The channels of a map are summed, each multiplied by the mean gradient of the class's logit with
-    respect to that channel. Sums below 0 speak against the class and become 0 (Selvaraju et al.,
-    1610.02391). If the map consists of tokens, each token is multiplied by its own gradient, not by
-    the mean (HiResCAM, Draelos and Carin, 2011.08891). The function is pure.
+    respect to that channel. Sums below 0 are evidence against the class and become 0 (Selvaraju et
+    al., 1610.02391). If the map consists of tokens, each token is multiplied by its own gradient,
+    not by the mean (HiResCAM, Draelos and Carin, 2011.08891). The function is pure.
 
     Args:
         model: Module that computes in float32.
@@ -124,10 +124,10 @@ def class_maps(
         grid = len(pictures), height // patch, width // patch, -1
         values, gradient = (of[:, tokens:].reshape(grid) for of in (values, gradient))
         # The class token attends to each patch differently, so a mean gradient says little.
-        speaks = jnp.sum(values * gradient, axis=-1)
+        support = jnp.sum(values * gradient, axis=-1)
     else:
-        speaks = jnp.sum(values * jnp.mean(gradient, axis=(1, 2), keepdims=True), axis=-1)
-    return enlarged(speaks, (height, width), spec.last_map.corner), logits, chosen
+        support = jnp.sum(values * jnp.mean(gradient, axis=(1, 2), keepdims=True), axis=-1)
+    return enlarged(support, (height, width), spec.last_map.corner), logits, chosen
 
 
 def enlarged(

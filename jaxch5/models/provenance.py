@@ -151,7 +151,8 @@ def known_of(
         return known._replace(normalization=given, source=SETTINGS)
     if not found:
         whose = "ImageNet's" if spec.normalization == IMAGENET else f"those of {spec.name}"
-        source = f"{whose}, since nothing says which the weights were trained with{passed_over}"
+        unsaid = "nothing says which values the weights were trained with"
+        source = f"{whose}, since {unsaid}{passed_over}"
         return known._replace(source=f"{source}; {SET_OTHERS}")
     (source, normalization), *others = found.items()
     for name, other in others:

@@ -33,7 +33,7 @@ from jaxch5.models.spec import (
 
 
 class Block(nn.Module):
-    """Adds attention's result to the first `returned` tokens, or to all, and then an MLP's."""
+    """Adds the result of attention, then of an MLP, to the first `returned` tokens or to all."""
 
     heads: int
     layer_scale: float

@@ -1,4 +1,4 @@
-"""Computes where a classifier looks: which parts of a picture speak for a class."""
+"""Computes where a classifier looks: which parts of a picture support a class."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Attribution(NamedTuple):
     """Holds where a classifier looks, as `attribution` computes it.
 
     Attributes:
-        map: How much each pixel of the network's input speaks for the class, from 0 to 1.
+        map: How much each pixel of the network's input supports the class, from 0 to 1.
         picture: The network's input, with values from 0 to 1.
         label: Name of the class.
         probability: Probability that the classifier gives the class.
@@ -64,7 +64,7 @@ class HasPredictor(Protocol):
 def attribution(
     classifier: Predictor | HasPredictor, picture: Picture, label: str | None = None
 ) -> Attribution:
-    """Computes which parts of a picture speak for a class: Grad-CAM (Selvaraju et al., 1610.02391).
+    """Computes which parts of a picture support a class: Grad-CAM (Selvaraju et al., 1610.02391).
 
     Grad-CAM adds up the channels of the network's last map (see `find_map`), each multiplied by the
     mean gradient of the class's logit with respect to that channel, and sets negative sums to zero.

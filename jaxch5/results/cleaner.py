@@ -42,7 +42,7 @@ PAGES = {
 KNOWN = ("probability", "label_probability", "doubt", "part")
 # Fields of a group of near-duplicates: lists with one value for each picture.
 TWINS = ("images", "labels", "parts")
-# A function that takes an item's index and a class, and draws what speaks for the class.
+# A function that takes an item's index and a class, and draws what supports the class.
 Looks = Callable[[int, str], Image.Image]
 
 
@@ -72,7 +72,7 @@ class Cleaner:
     """Responds to the requests of the page of `jaxch5 clean`.
 
     Attributes:
-        keys: Path and label of each suspect that is still in the set, largest doubt first.
+        keys: Path and label of each suspect that is still in the set, most doubtful first.
         stale: Number of suspects that are no longer in the set, or have another label now.
         digest: Hash of the list of suspects; answers from a page that shows another list are
             refused.

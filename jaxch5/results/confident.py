@@ -20,7 +20,7 @@ class LabelIssues(NamedTuple):
     """Holds what out-of-sample probabilities say about labels.
 
     Attributes:
-        doubt: How much speaks against the label, from 0 to 1; see `find_label_issues`.
+        doubt: How strong the evidence against the label is, from 0 to 1; see `find_label_issues`.
             docs/benchmarks.md compares this score with others.
         rival: Most probable class other than the label.
         disputed: Whether the rival is more probable than the label.

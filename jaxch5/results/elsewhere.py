@@ -124,7 +124,7 @@ def recipe(predictor: Predictor, form: str) -> str:
         form: Format, "onnx" or "timm".
     """
     about, size = predictor.about, height_and_width(predictor.about.size)
-    # The activation of a task of the user's own cannot be written down for PyTorch.
+    # The activation of a user-defined task cannot be expressed in PyTorch.
     activation = {"softmax": "softmax(1)", "sigmoid": "sigmoid()"}.get(predictor.task.name)
     last = f"probabilities = logits.{activation}" if activation else OWN_TASK
     peers = {"onnx": "onnxruntime", "timm": "timm\nimport torch"}[form]
@@ -150,7 +150,7 @@ def timm_config(predictor: Predictor) -> dict[str, Any]:
     spec, about, count = predictor.spec, predictor.about, len(predictor.classes)
     if not any(found.repository.startswith(f"timm/{spec.name}.") for found in spec.weights):
         raise ConfigError(
-            f"format = timm: {spec.name} has no weights timm/{spec.name}.TAG, so timm does not "
+            f"format = timm: no weights named timm/{spec.name}.TAG are known, so timm does not "
             "have this network; choose stablehlo, onnx or learner"
         )
     if spec.heads and about.head != spec.heads[0]:

@@ -54,7 +54,7 @@ class Interpretation(NamesFastai):
 
     Raises:
         ConfigError: The arguments are invalid, or contradict each other.
-        DataError: `classes` has no order, as a set or a mapping.
+        DataError: `classes` is a set, a mapping or the like, which has no order of its own.
 
     Example:
         >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])

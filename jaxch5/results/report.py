@@ -93,7 +93,7 @@ class Report:
         top_losses: A row for each picture, worst first: picture, prediction, actual, loss,
             probability (of the actual class), confidence (of the prediction), suspect (whether the
             label looks wrong), reference and, if it is known, look (the picture with a map of the
-            parts that speak for the most probable class).
+            parts that support the most probable class).
         calibration: Calibration, which tells how far to trust the probabilities.
         cleaning: Labels corrected since an earlier run, and what changed as a result (see
             `run.cleaned.changes`).

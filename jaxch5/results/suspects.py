@@ -135,7 +135,7 @@ def described(
 ) -> dict[str, Any]:
     """Compares labels with the predictions of a classifier that was not trained on them.
 
-    Items for which another class is more probable than the label are listed, largest doubt first.
+    Items for which another class is more probable than the label are listed, most doubtful first.
 
     Args:
         source: Labelled items.

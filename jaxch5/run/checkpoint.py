@@ -76,7 +76,7 @@ class StoredCheckpoints:
         return max(ranked)[1] if ranked else None
 
     def record(self, step: int) -> Record:
-        """Returns the record of the epoch that ended with a checkpoint; {} if it was within one.
+        """Returns the record of the epoch that ended with a checkpoint; {} if no epoch did.
 
         Raises:
             CheckpointError: The description is damaged.
@@ -157,8 +157,8 @@ class StoredCheckpoints:
         except ValueError as error:
             # The arrays are those that were saved, so nothing is damaged.
             raise ConfigError(
-                f"{folder}: was saved by other training ({error}); resume a run with the network, "
-                "optimizer, average, accumulate and precision that it began with"
+                f"{folder}: was saved with other settings ({error}); resume a run with the "
+                "network, optimizer, average, accumulate and precision that it began with"
             ) from None
         if like.average is None:
             state = state.replace(**variables)

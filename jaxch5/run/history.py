@@ -143,7 +143,7 @@ def margins(
 ) -> tuple[list[tuple[float, float] | None], bool | None]:
     """Returns Wilson's interval for each accuracy, and whether all runs share one validation set.
 
-    The second value is None if the records of the runs' pictures do not tell.
+    The second value is None if the records of the runs' pictures do not say.
 
     Raises:
         CheckpointError: A run's record of its pictures is damaged.
@@ -187,7 +187,7 @@ def _agree(run: PastRun, mine: Pictures, other: PastRun, theirs: Pictures) -> bo
         mine, theirs: Validation pictures of each run.
 
     Returns:
-        None if the records do not tell that pictures of the same names are the same.
+        None if the records do not prove that pictures with the same names are the same.
     """
     home, there = home_of(run.config.data), home_of(other.config.data)
     if home is not None and there is not None:

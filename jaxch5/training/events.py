@@ -171,7 +171,7 @@ def check_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
         hooks: Hooks, in the order in which they are called.
 
     Raises:
-        ConfigError: `hooks` is one function instead of several, or one of them is no function.
+        ConfigError: `hooks` is one function instead of several, or one of them is not a function.
 
     Example:
         >>> check_hooks(print)

@@ -60,7 +60,7 @@ def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
 def _not_equal(batch_size: int, processes: int, devices: int) -> str:
     count = processes * devices
     line = f"data.batch_size = {batch_size}: cannot be shared equally by {count} devices"
-    # Not above, since there may be no more pictures.
+    # Rounded down, since there may be too few pictures for a larger batch.
     nearest = max(1, batch_size // count) * count
     fewer = [n for n in range(1, devices) if batch_size % (processes * n) == 0]
     return f"{line}; choose --data.batch-size {nearest}" + (

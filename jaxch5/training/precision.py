@@ -43,7 +43,7 @@ def dtype_of(precision: str) -> Any:
 
 
 def precision_of(module: Any) -> str:
-    """Returns the precision in which a module computes that was not made by `create_model`.
+    """Returns the precision of a module that was not made by `create_model`.
 
     A module states it by its attribute `dtype`; without one, it counts as "fp32".
 

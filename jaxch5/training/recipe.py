@@ -189,7 +189,7 @@ class Recipe:
 
         Raises:
             ConfigError: As for `weights_of_classes`.
-            DataError: `classes` has no order, as a set or a mapping.
+            DataError: `classes` is a set, a mapping or the like, which has no order of its own.
         """
         classes = names_in_order(classes)
         weights = self.class_weights

@@ -53,7 +53,7 @@ COMPARISONS = {
 
 
 def is_one_number(value: Any) -> bool:
-    """Checks whether a value is one real number, be it of Python, of NumPy or of JAX.
+    """Checks whether a value is a single real number of Python, NumPy or JAX.
 
     Example:
         >>> [is_one_number(value) for value in (1, 0.5, math.nan, True, "1", None, [1.0])]
@@ -69,8 +69,8 @@ def check_numbers(**values: Any) -> None:
         values: Values keyed by the names that they have in `LIMITS`.
 
     Raises:
-        ConfigError: A value is not a number, is not finite or exceeds a limit, or has to be a
-            whole number and is not.
+        ConfigError: A value is not a number, is not finite or is out of range, or is not whole
+            although it has to be.
 
     Example:
         >>> check_numbers(wd=0.1, average=0.99)
@@ -84,7 +84,7 @@ def check_numbers(**values: Any) -> None:
 
 
 def _of_python(value: Any) -> Any:
-    """Returns Python's number if the value is a scalar of NumPy or JAX, and else the value."""
+    """Returns a scalar of NumPy or JAX as Python's number, and any other value as it is."""
     return value.item() if getattr(value, "shape", None) == () else value
 
 

@@ -84,7 +84,7 @@ def name_of(function: Any) -> str:
 
 
 def described(value: Any) -> str:
-    """Returns a value as text that is the same wherever the value means the same.
+    """Returns a text that is the same for all values that mean the same.
 
     Functions are given by their names, a `partial` or a dataclass as a call, without the arguments
     that have their default values.
@@ -192,7 +192,7 @@ def names_in_order(classes: Sequence[str]) -> tuple[str, ...]:
     """Returns the names of classes, after checking that the order of the names numbers the classes.
 
     Raises:
-        DataError: The order does not, as in a set or a mapping, or there is one name, not a list.
+        DataError: The order does not, as in a set or a mapping, or there is a single name.
 
     Example:
         >>> names_in_order({"dog", "cat"})
@@ -202,7 +202,7 @@ the order of their numbers, such as sorted(names)
     """
     if isinstance(classes, str | bytes):
         raise DataError(f"classes: {classes!r} is one name; give a list of names")
-    # Arrays and columns of other libraries are no `Sequence`, but can be indexed. The order of a
+    # Arrays and columns of other libraries are not a `Sequence`, but can be indexed. The order of a
     # set changes from process to process, and a mapping may give numbers other than its order.
     if isinstance(classes, Mapping) or not hasattr(classes, "__getitem__"):
         raise DataError(

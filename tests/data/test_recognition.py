@@ -50,7 +50,7 @@ SEEN = "SET: 8 validated by the run, 12 seen in training, which makes the scores
 
 
 def test_copies_are_recognized_under_other_names(tmp_path):
-    """A renamed copy is the run's set; pictures of the same names and sizes are others."""
+    """A renamed copy is the run's set; others with equal names and sizes are not."""
     one, other = make(tmp_path / "one"), make(tmp_path / "other", seed=1)
     pictures, source = trained(one), from_folder(other)
     assert line(pictures, source, one) == (

@@ -166,7 +166,7 @@ def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path
     assert (known.normalization, known.normalized_by) == (IMAGENET, TAG)
     unknown = from_hub("resnet18", tmp_path, hub.endpoint, "me/mine")
     assert (unknown.view, unknown.licence) == (WHOLE, None)
-    assert "nothing says which the weights were trained with" in unknown.normalized_by
+    assert "nothing says which values the weights were trained with" in unknown.normalized_by
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ CLASSES = ("dark", "bright")
 class Bright(nn.Module):
     """A network whose map is the brightness of each pixel.
 
-    Bright pixels speak for the second class.
+    Bright pixels support the second class.
     """
 
     @nn.compact
@@ -93,7 +93,7 @@ def test_the_class_that_is_asked_for():
     other = jx.attribution(predictor, picture, "dark")
     assert other.label == "dark"
     assert other.probability == prediction.probabilities[0]
-    # No part of the picture speaks for this class.
+    # No part of the picture supports this class.
     assert (other.map == 0).all()
     with pytest.raises(ConfigError, match="grey: should be one of dark, bright"):
         jx.attribution(predictor, picture, "grey")
@@ -191,15 +191,15 @@ def test_the_command_writes_a_png_of_each_picture_and_replaces_none(
 
 
 def test_an_empty_map_is_said(tmp_path, capsys):
-    """`explain` warns if nothing in the picture speaks for the class.
+    """`explain` warns if nothing in the picture supports the class.
 
-    What speaks against a class is left out of the map, so the map can be empty.
+    Evidence against a class is left out of the map, so the map can be empty.
     """
     file = tmp_path / "black.png"
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(file)
     path = explain(classifier(Bright(), 32), file, tmp_path, "black.png")
     assert path == str(tmp_path / "black-2.png")
-    assert "black.png: nothing in the picture speaks for" in capsys.readouterr().err
+    assert "black.png: nothing in the picture supports" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_is_said(trained, pictures, tmp_path, capsys):

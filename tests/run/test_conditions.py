@@ -216,7 +216,7 @@ def test_a_run_of_an_earlier_version_is_restored(learn, older):
 def test_a_state_of_other_settings_is_not_called_damaged(older):
     """Even if a run has no conditions, its checkpoints are intact, and the settings are named."""
     for settings in ({"optimizer": "sgd"}, {"average": 0.9}, {"precision": "fp16"}):
-        with pytest.raises(ConfigError, match=r"/0: was saved by other training \(.*optimizer, av"):
+        with pytest.raises(ConfigError, match=r"saved with other settings \(.*optimizer, av"):
             learner(**settings).restore(older)
 
 

@@ -80,7 +80,7 @@ def train(learn, steps, state=None, until=None, rate_late=0, momentum_late=0, ke
     return losses, records, numbers, jax.device_get(event.state)
 
 
-# How much the losses of two trainings may differ, relative to their size, if only the order of
+# How much the losses of two training runs may differ, relative to their size, if only the order of
 # addition differs: each step may add one rounding error, in its loss or through its weights.
 ROUNDING = EPOCHS * STEPS * np.finfo(np.float32).eps
 

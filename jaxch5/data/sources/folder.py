@@ -272,8 +272,8 @@ def _other_classes(root: Path, found: _Found) -> str:
     folders = {name.rpartition("/")[0] for name in found.names}
     if folders == {only}:
         return where_classes_are(root, [], [os.path.join(part, only)], found.names)
-    # The deepest folder that holds all folders with pictures, or, if only one has pictures, the
-    # topmost folder.
+    # The deepest folder that holds all folders with pictures; if only one folder has pictures, the
+    # first folder of its path.
     above = os.path.commonpath(folders) if len(folders) > 1 else only
     return f"if its folders are the classes, use --data.path {root / part / above}"
 

@@ -22,6 +22,7 @@ from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.losses import sigmoid_cross_entropy
 from jaxch5.run.checkpoint import StoredCheckpoints
 from jaxch5.run.directory import create_run, open_run
+from jaxch5.task import SOFTMAX
 
 SMALL = ("--data.presize", "36", "--data.size", "32", "--data.batch-size", "8")
 SMALL += ("--model.weights", "none", "--model.head", "linear")

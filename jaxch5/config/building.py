@@ -265,7 +265,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     if batch_size < settings.batch_size:
         all_there_is = "which is all there is for training"
         if batch_size < training:
-            all_there_is = f"since there are {training} pictures for training on {share} devices"
+            all_there_is = f"since there are {training} for training on {share} devices"
         said = f"batches of {batch_size}, {all_there_is}"
         source = replace(source, notes=(*source.notes, said))
     if own:

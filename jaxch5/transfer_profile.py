@@ -124,8 +124,8 @@ def measure(
 
     Raises:
         ConfigError: Results in the file lack the score that the settings compare by, because an
-            earlier version, which ignored `fit.best`, wrote them; or a metric is
-            named like another part of the results.
+            earlier version, which ignored `fit.best`, wrote them; or a metric is named like another
+            part of the results.
     """
     from jaxch5.configured import recipe_of
     from jaxch5.metrics import best_by, metric_of
@@ -142,6 +142,8 @@ def measure(
     points = [json.loads(line) for line in lines]
     if not all(best.metric in point for point in points):
         raise ConfigError(f"{file}: has results without {best.metric}; name another --workdir")
+    if lacking := [name for name in shown if not all(name in point for point in points)]:
+        print_line(console, f"{file}: earlier results lack {', '.join(lacking)}")
     results = {(point["frozen"], point["seed"]): point[best.metric] for point in points}
     kinds: list[int | str] = [*range(len(stages)), SCRATCH]
     missing = [

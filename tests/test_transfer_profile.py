@@ -122,7 +122,7 @@ def test_scores_are_those_that_fit_best_names(pictures, tmp_path, capsys):
     """All training is done beforehand; results of an earlier version may lack the score."""
     results = tmp_path / "profile"
     argv = ["--data.path", pictures, "--model.weights", tmp_path / "weights.safetensors"]
-    argv += ["--metrics", "f1", "--fit.best", "f1"]
+    argv += ["--metrics", "f1", "--metrics", "top_5", "--fit.best", "f1"]
     options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
     data = DataBlock(from_folder(pictures), random_split(), 36, 32).load(16)
     record_pictures(create_run(settings_of_profile(options), results), data)
@@ -134,6 +134,7 @@ def test_scores_are_those_that_fit_best_names(pictures, tmp_path, capsys):
         assert started(*argv) == status
     captured = capsys.readouterr()
     assert "profile.jsonl: has results without f1; name another --workdir" in captured.err
+    assert "profile.jsonl: earlier results lack top_5\n" in captured.err
     assert json.loads(captured.out)["frozen"] == [[0.25]] * 6
     assert json.loads(captured.out)["scratch"] == [0.25]
 

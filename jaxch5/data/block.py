@@ -108,13 +108,13 @@ class Data(NamesFastai):
         batches, rest = divmod(draws, size)
         found = []
         if rest > NOTABLE * draws:
-            # The largest of the sizes that leave out the fewest draws.
-            sizes = range(size, max(1, size // 2) - 1, -1)
-            better = min(sizes, key=lambda other: draws % other)
+            # The largest of the sizes that leave out the fewest draws. Batch norm needs two rows.
+            better = min(range(size, max(1, size // 2 - 1), -1), key=lambda other: draws % other)
             found = [
                 f"each epoch leaves out {rest:,} of its {draws:,} draws, since it consists of "
-                f"{counted(batches, 'batch', 'batches')} of {size} "
-                f"(--data.batch-size {better} leaves out {draws % better or 'none'})"
+                f"{counted(batches, 'batch', 'batches')} of {size}"
+                + f" (--data.batch-size {better} leaves out {draws % better or 'none'})"
+                * (better < size)
             ]
         if sampler is shuffled:
             return found

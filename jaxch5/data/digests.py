@@ -18,19 +18,21 @@ from jaxch5.data.source import Source
 UNKNOWN = -1
 # Number of files that a thread looks at, one after the other, before it takes up others.
 CHUNK = 250
-# The digest of a file of up to 64 KB covers all of it, and that of a larger one eight blocks, from
-# the first byte to the last.
-BLOCKS, BLOCK = 8, 8192
-# In these formats, which need not be compressed, large files may differ only between such
-# blocks, so all of a file is read, or none of it if that would take long.
-PLAIN, PLAIN_MAX = ("BMP", "PPM", "TIFF"), 2**22
+# The digest of a file of up to 1 MB covers all of it. That of a larger file covers its first MB and
+# blocks of the rest, up to the last byte.
+WHOLE, BLOCKS, BLOCK = 2**20, 7, 8192
+# In these formats, which need not be compressed, large files that differ in a detail may agree in
+# all such blocks.
+PLAIN = ("BMP", "PPM", "TIFF")
 
 
 def digests_of(source: Source, items: Int[np.ndarray, "items"]) -> Int[np.ndarray, "2 items"]:
     """Returns the sizes of items' files, in bytes, and the digests of the files' contents.
 
     Both are -1 for an item that is not a file, or whose file cannot be read. The digest alone is -1
-    for a file of over 4 MB whose format need not be compressed.
+    for a file of over 1 MB whose format need not be compressed. Other files of over 1 MB have the
+    same digest if they have the same size and differ only between the blocks that are read, which
+    takes an edit that leaves the rest of the compressed picture as it is.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -48,23 +50,19 @@ def digests_of(source: Source, items: Int[np.ndarray, "items"]) -> Int[np.ndarra
 def digest_of(file: Path) -> tuple[int, int]:
     """Returns a file's size, in bytes, and a digest of its content, or -1; see `digests_of`.
 
-    The digest has 63 bits, so that a million files with different content get different ones.
+    The digest has 63 bits, so that of a million contents that are read, no two are likely to agree.
     """
     try:
         with open(file, "rb", buffering=0) as opened:
             size = opened.seek(0, os.SEEK_END)
             opened.seek(0)
-            parts = [opened.read(BLOCKS * BLOCK)]
-            if size > BLOCKS * BLOCK:
-                if format_of(parts[0]) not in PLAIN:
-                    parts[0] = parts[0][:BLOCK]
-                    for place in np.linspace(0, size - BLOCK, BLOCKS, dtype=int)[1:].tolist():
-                        opened.seek(place)
-                        parts.append(opened.read(BLOCK))
-                elif size <= PLAIN_MAX:
-                    parts.append(opened.read())
-                else:
+            parts = [opened.read(WHOLE)]
+            if size > WHOLE:
+                if format_of(parts[0]) in PLAIN:
                     return size, UNKNOWN
+                for place in np.linspace(WHOLE, size, BLOCKS + 1, dtype=int)[1:].tolist():
+                    opened.seek(place - BLOCK)
+                    parts.append(opened.read(BLOCK))
     except OSError:
         return UNKNOWN, UNKNOWN
     digest = blake2b(b"".join(parts), digest_size=8, salt=size.to_bytes(8)).digest()

@@ -173,9 +173,8 @@ def _check_fit(finite: np.ndarray, limits: Limits, guessed: bool) -> None:
         return
     low, high, (black, white) = float(finite.min()), float(finite.max()), sorted(limits)
     slack = (BEYOND_GUESS if guessed else BEYOND_DEFAULT) * (white - black)
-    # If numbers of 32 bits fit into 8, they are more likely to have 8 bits than 16.
-    is_wide = finite.dtype.kind in "iu" and finite.dtype.itemsize > 2
-    narrow = is_wide and not guessed and 0 < high <= 255
+    # Numbers that fit into 8 bits are more likely to have 8 bits than 16 or more.
+    narrow = finite.dtype.kind in "iu" and not guessed and 0 < high <= 255
     if low < black - slack or high > white + slack or narrow:
         raise DataError(
             f"stored as {finite.dtype} from {low:g} to {high:g}, which does not fit {black:g} as "

@@ -76,12 +76,19 @@ class StoredCheckpoints:
         return max(ranked)[1] if ranked else None
 
     def record(self, step: int) -> Record:
-        """Returns the record of the epoch that ended with a checkpoint; {} if no epoch did.
+        """Returns the record of the epoch that ended with a checkpoint; {} if there is none.
 
         Raises:
             CheckpointError: The description is damaged.
         """
-        about = self.about(step)
+        try:
+            about = self.about(step)
+        except CheckpointError as error:
+            # A run that is still training removes checkpoints.
+            if step not in self.steps():
+                return {}
+            line = f"{error}; it may be the best one: remove this folder to do without it"
+            raise CheckpointError(line) from error
         if not (self.directory / str(step) / "metrics").is_dir():
             return {}
         return {**about["records"][-1], BEST: about.get(BEST)}

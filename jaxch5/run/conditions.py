@@ -92,6 +92,8 @@ def check_conditions(
 ) -> tuple[tuple[Normalization, View, str | None], int]:
     """Checks that a checkpoint was saved with the same network, classes, task and conditions.
 
+    Functions and objects are compared by their names and arguments, as `described` gives them.
+
     Args:
         saves: Checkpoints of the run.
         step: One of `saves.steps()`.

@@ -84,10 +84,11 @@ def name_of(function: Any) -> str:
 
 
 def described(value: Any) -> str:
-    """Returns a text that is the same for all values that mean the same.
+    """Returns a text that is the same in every process for values that mean the same.
 
-    Functions are given by their names, a `partial` or a dataclass as a call, without the arguments
-    that have their default values.
+    Functions and objects without a text of their own are given by their names alone, so that the
+    text does not tell two closures of one function apart. A `partial` or a dataclass is given as a
+    call, without the arguments that have their default values.
 
     Example:
         >>> def scale(x, by=1.0, beyond=()):
@@ -99,13 +100,14 @@ def described(value: Any) -> str:
         return _call(value.func, value.args, value.keywords)
     if is_dataclass(value) and not isinstance(value, type):
         return _call(type(value), (), {one.name: getattr(value, one.name) for one in fields(value)})
-    if callable(value):
+    if callable(value) or type(value).__repr__ is object.__repr__:
         return name_of(value)
     if hasattr(value, "tolist"):
         # An array, or a number of NumPy or JAX.
         value = value.tolist()
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(described, value))}]"
+    if isinstance(value, list | tuple | set | frozenset):
+        texts = [*map(described, value)]
+        return f"[{', '.join(sorted(texts) if isinstance(value, set | frozenset) else texts)}]"
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 

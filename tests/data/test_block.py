@@ -36,7 +36,8 @@ def test_data_are_shown_in_a_line():
     [
         (45, 32, "out 13 of its 45 draws, .* 1 batch of 32 .*batch-size 22 leaves out 1)"),
         (63, 32, "out 31 of its 63 draws, .* 1 batch of 32 .*batch-size 21 leaves out none)"),
-        (9, 2, "out 1 of its 9 draws, .* 4 batches of 2 .*batch-size 1 leaves out none)"),
+        (9, 2, "out 1 of its 9 draws, .* 4 batches of 2$"),
+        (5, 3, "out 2 of its 5 draws, .* 1 batch of 3 .*batch-size 2 leaves out 1)"),
         (100, 32, None),
     ],
 )

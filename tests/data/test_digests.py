@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxch5.data.digests import BLOCK, BLOCKS, CHUNK, PLAIN_MAX, digest_of, digests_of
+from jaxch5.data.digests import CHUNK, WHOLE, digest_of, digests_of
 from jaxch5.data.sources.folder import from_folder
 
 
@@ -13,8 +13,8 @@ def of(folder, content):
     return digest_of(file)
 
 
-@pytest.mark.parametrize("size", [1, 1000, BLOCK * BLOCKS])
-def test_any_byte_of_a_small_file_matters(size, tmp_path):
+@pytest.mark.parametrize("size", [1, 1000, WHOLE])
+def test_any_byte_of_a_file_of_up_to_1_mb_matters(size, tmp_path):
     content, digests = bytes(size), set()
     for place in {0, size // 3, size // 2, size - 1}:
         digests.add(of(tmp_path, content[:place] + b"x" + content[place + 1 :]))
@@ -25,7 +25,7 @@ def test_any_byte_of_a_small_file_matters(size, tmp_path):
 
 
 def test_the_size_and_both_ends_of_a_large_file_matter(tmp_path):
-    content = bytes(BLOCK * BLOCKS + 1)
+    content = bytes(WHOLE + 1)
     changed = [b"x" + content[1:], content[:-1] + b"x", content + b"\0", content[:-2]]
     found = {of(tmp_path, one) for one in (content, *changed)}
     assert len({digest for _, digest in found}) == 5
@@ -44,7 +44,7 @@ def test_large_pictures_that_differ_in_a_detail_differ(suffix, tmp_path):
         pixels[place : place + 60, 300:340] = 0
         Image.fromarray(pixels).save(file := tmp_path / f"file.{suffix}")
         digests.add(digest_of(file)[1])
-    assert file.stat().st_size > BLOCK * BLOCKS
+    assert file.stat().st_size > 60_000
     assert len(digests) == len(places)
     assert -1 not in digests
 
@@ -52,10 +52,10 @@ def test_large_pictures_that_differ_in_a_detail_differ(suffix, tmp_path):
 def test_a_very_large_file_that_may_be_uncompressed_gets_none(tmp_path):
     """Reading all of it takes long, and parts of it prove nothing."""
     for beginning in (b"BM", b"P6 ", b"II*\0"):
-        content = beginning.ljust(PLAIN_MAX, b"\0")
+        content = beginning.ljust(WHOLE, b"\0")
         assert of(tmp_path, content)[1] >= 0
-        assert of(tmp_path, content + b"\0") == (PLAIN_MAX + 1, -1)
-    assert of(tmp_path, b"\xff\xd8\xff".ljust(PLAIN_MAX + 1, b"\0"))[1] >= 0
+        assert of(tmp_path, content + b"\0") == (WHOLE + 1, -1)
+    assert of(tmp_path, b"\xff\xd8\xff".ljust(WHOLE + 1, b"\0"))[1] >= 0
 
 
 def test_what_cannot_be_read_has_no_digest(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from jaxch5.errors import CheckpointError
 from jaxch5.optim.optimizer import make_optimizer
 from jaxch5.run import arrays
-from jaxch5.run.checkpoint import Checkpoints
+from jaxch5.run.checkpoint import Checkpoints, StoredCheckpoints
 from jaxch5.training.state import TrainState
 
 
@@ -217,6 +217,22 @@ def test_a_save_takes_the_place_of_one_of_the_same_step(tmp_path):
     with Checkpoints(tmp_path) as saves:
         assert saves.about(1)["records"] == records(0.7)
         assert saves.best_step() == 1
+
+
+def test_a_checkpoint_that_is_removed_meanwhile_is_not_the_best(tmp_path, monkeypatch):
+    """A run that is still training removes checkpoints while another process looks at them."""
+    with Checkpoints(tmp_path) as saves:
+        for step, accuracy in ((1, 0.9), (2, 0.7)):
+            saves.save(state_at(step), records(accuracy), epoch_done=True)
+    stored, about = StoredCheckpoints(tmp_path), StoredCheckpoints.about
+    assert stored.best_step() == 1
+
+    def removing(saves, step):
+        shutil.rmtree(tmp_path / "1", ignore_errors=True)
+        return about(saves, step)
+
+    monkeypatch.setattr(StoredCheckpoints, "about", removing)
+    assert stored.best_step() == 2
 
 
 def test_saving_goes_on_after_the_disk_was_full(tmp_path):

@@ -5,6 +5,7 @@ import builtins
 import io
 import itertools
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.console import Console
 
 import jaxch5
 from jaxch5.errors import DataError
-from jaxch5.util.text import plain_console, print_line, print_row
+from jaxch5.util.text import described, plain_console, print_line, print_row
 
 
 class ZMQInteractiveShell:
@@ -60,6 +61,17 @@ def test_what_is_counted_has_the_form_that_goes_with_one():
         for count, after in (pair for text in texts for pair in itertools.pairwise(text.values)):
             if isinstance(after, ast.Constant) and not isinstance(count.value, ast.IfExp):
                 assert not re.match(r" (pictures|others)\b", after.value), ast.unparse(count)
+
+
+class Table:
+    """An object without a text of its own, as most are; its `repr` has its address."""
+
+
+def test_a_description_is_the_same_in_every_process():
+    """It has no address of an object, and no order of a set, which differ between processes."""
+    words = {"b", "a", "c"}
+    assert described(partial(max, key=Table(), of=words)) == "max(key=Table, of=[a, b, c])"
+    assert described([1.0, np.float32(0.5), (True, None)]) == "[1, 0.5, [True, None]]"
 
 
 TAKE_CLASSES = {

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jaxch5.config.building import load_data
 from jaxch5.config.settings import Config
@@ -13,6 +12,7 @@ from jaxch5.data.pictures import read_pictures, write_pictures
 from jaxch5.run.directory import create_run
 from jaxch5.run.history import margins, read_run
 from jaxch5.run.pictures import record_pictures
+from tests.data.test_recognition import make
 
 
 @pytest.fixture
@@ -28,18 +28,6 @@ def begun(tmp_path):
         return read_run(run.path)
 
     return begin
-
-
-def make(root, suffix, seed):
-    """Makes two class folders of ten pictures of noise; BMP files are all of one size."""
-    rng = np.random.default_rng(seed)
-    for name in ("a", "b"):
-        (root / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
-            pixels[: rng.integers(0, 8)] = 0
-            Image.fromarray(pixels).save(root / name / f"{number}.{suffix}")
-    return root
 
 
 def table_of(folder, file, renamed=()):

@@ -70,7 +70,8 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     assert started(*argv) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == document
-    assert captured.err.count("\n") == 2
+    assert captured.err.count("\n") == 3
+    assert "profile.jsonl: earlier results lack f1\n" in captured.err
     assert started(*argv, "--fit.lr", "0.1") == 2
     assert "fit.lr: " in capsys.readouterr().err
     with locked(RunDir(results)):

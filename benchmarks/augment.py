@@ -1,24 +1,27 @@
 """Compares our augmentation with fastai's batch transforms in quality and in speed.
 
-Quality: photographs are turned by 30 degrees, zoomed by 1.1 and cropped to 128 by 128 pixels. The
-results are compared with those of the same mapping when it is computed with great effort, by 8x8
-super-sampling with a bicubic kernel. The measure is the PSNR over those output pixels that come
-from inside the picture, and its median over the photographs is reported. Photographs that presizing
-would enlarge are left out. fastai's `affine_coord` gets the product of the matrices, which is the
-best that it can do. "one by one" turns, zooms, crops and shrinks a picture in four interpolations;
-only the last one is antialiased.
+Quality: photographs are rotated by 30 degrees, zoomed by 1.1 and cropped to 128 by 128 pixels. The
+results are compared with those of the same mapping, computed very exactly: by 8x8 super-sampling
+with a bicubic kernel. The measure is the PSNR over those output pixels that come from inside the
+picture, and its median over the photographs is reported. Photographs that presizing would enlarge
+are left out. fastai's `affine_coord` gets the product of the matrices, which is the best that it
+can do. The figures called "one by one" are for rotating, zooming, cropping and shrinking a picture
+in four interpolations, of which only the last one is antialiased.
 
 Speed: the sides take turns at processing batches, and the pictures per second from the canvas to
 the network's input are reported. Compiling and warming up are not included. Our side uses all
 cores; fastai's is measured with one thread and with two. Both sides use
-`aug_transforms(min_scale=0.75)`. On a GPU, our batch stays in the GPU's memory, whereas fastai's is
-copied there each time. Before anything is timed, both sides apply the same matrix to every
-photograph, and their results have to agree. The peer runs this same file in the interpreter that
-JAXCH5_PEER_PYTHON names (an environment installed from requirements.txt), because the two sides are
-not installed in the same environment. In the speed test the peer gets square pictures, such as
-fastai's presizing makes, and our side gets entire canvases. With --method, squished or padded
-pictures are measured instead, without the peer, and they take turns with cropped pictures. A
-squished picture is turned as if it still had its original shape.
+`aug_transforms(min_scale=0.75)`. The peer gets square pictures, such as fastai's presizing makes,
+and our side gets entire canvases. On a GPU, our batch stays in the GPU's memory, whereas fastai's
+is copied there each time.
+
+Before anything is timed, both sides apply the same matrix to every photograph, and their results
+have to agree. The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON names (an
+environment installed from requirements.txt), because the two sides are not installed in the same
+environment.
+
+With --method, squished or padded pictures are measured instead, without the peer, and they take
+turns with cropped pictures. A squished picture is rotated as if it still had its original shape.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/augment.py --path ~/photos
     python benchmarks/augment.py --path ~/photos --method squish pad
@@ -114,7 +117,7 @@ def unpacked(message: dict[str, Any]) -> np.ndarray:
 
 
 def mapping(scale: float, height: int, width: int, wider: float = 1.0) -> list[np.ndarray]:
-    """Returns the matrices of the turn, the zoom and the crop, in pixels of the canvas.
+    """Returns the matrices of the rotation, the zoom and the crop, in pixels of the canvas.
 
     Along a side, their product takes one output pixel to `scale` pixels of the canvas. The picture
     itself is `wider` times as wide, relative to its height, as it appears on the canvas; `wider` is
@@ -199,7 +202,7 @@ def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def one_by_one(pixels: np.ndarray, steps: list[np.ndarray], scale: float) -> np.ndarray:
-    """Turns, zooms and crops a picture at the canvas's scale, then shrinks it with antialiasing."""
+    """Rotates, zooms and crops a picture at the canvas's scale, then shrinks it, antialiased."""
     import jax
     from scipy import ndimage
 
@@ -352,7 +355,7 @@ def photographs(path: Path, count: int) -> list[np.ndarray]:
 
 
 def presized(picture: np.ndarray, size: int, method: str) -> tuple[np.ndarray, float]:
-    """Returns the part of the canvas that the picture covers, and how many times wider it was."""
+    """Returns the picture on its canvas, without the rest, and how much wider it was before."""
     from jaxch5.data.image import presize
 
     canvas, frame = presize(picture, size, method=method)

@@ -2,12 +2,15 @@
 
 Both sides decode the same files, resize the pictures so that all their short sides are equally
 long, and yield shuffled batches of bytes. fastai's `Resize` crops each picture to a square; our
-side keeps the entire picture on its canvas. The sides take turns. An entire epoch is timed,
-including its start. The processor time of our side is reported too, because it depends less on what
-else runs on the machine. The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON
-names (an environment installed from requirements.txt), because the two sides are not installed in
-the same environment. On a GPU both sides copy each batch to the GPU. How fast our later epochs read
-pictures from memory, and what it takes to build a source, is measured without a peer.
+side keeps the entire picture on its canvas. On a GPU both sides copy each batch to the GPU.
+
+The sides take turns. An entire epoch is timed, including its start. The processor time of our side
+is reported too, because it depends less on what else runs on the machine. Without a peer, the
+benchmark also measures how fast our later epochs read pictures from memory, and how much time and
+memory it takes to build a source.
+
+The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON names (an environment
+installed from requirements.txt), because the two sides are not installed in the same environment.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/data.py --path ~/photos
 

@@ -4,18 +4,20 @@
 #
 #     benchmarks/gpu.sh [PART...]
 #
-# Parts: step forms cache options epoch finetune start tests data augment precision profile; without
-# any, all of them, in this order, as the first ones tell how a step is best computed. Results are
-# written to $OUT (default: out) after each part: results.json, results.md, log.txt. A part that
-# fails is noted there, and the others go on. After $MINUTES (default: 30) nothing more begins.
+# Parts: step forms cache options epoch finetune start tests data augment precision profile. If none
+# is named, all of them run in this order, because the first ones show how a step is best computed.
+# After each part, results.json, results.md and log.txt are written to $OUT (default: out). A part
+# that fails is noted there, and the next one begins. After $MINUTES (default: 30), no further part
+# is started.
 #
 #     benchmarks/gpu.sh compile
 #
-# compiles what the first parts run, for an H100, on a machine without one (extra gpu-program).
+# compiles what the first parts run for an H100, on a machine without one (extra gpu-program).
 #
-# DEVICE=cpu takes small sizes, to try this script. PYTHON is the interpreter of both sides (default:
-# python3). JAXCH5_FLOWERS names a folder of photographs; without it, some are made. What else has to
-# be installed comes from ./wheels, where there is such a folder, else from pip:
+# DEVICE=cpu tries this script out on a CPU, with small sizes. PYTHON is the interpreter of both
+# sides (default: python3). JAXCH5_FLOWERS names a folder of photographs; without it, the script
+# makes some pictures itself. Missing packages are installed from the folder wheels, if there is
+# one, and by pip otherwise. This fills the folder:
 #
 #     pip download --no-deps -d wheels grain simplejpeg fastai fastcore fasttransform ...
 set -uo pipefail
@@ -34,14 +36,14 @@ LOG=$OUT/log.txt
 
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 if [ -d wheels ]; then
-    # The wheels go beside what is installed, whose versions stay.
+    # The wheels go to a folder of their own, so that installed packages keep their versions.
     "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$WORK/site" \
         wheels/*.whl >>"$LOG" 2>&1 || exit 1
     export PYTHONPATH=$PYTHONPATH:$WORK/site
 elif ! "$PYTHON" -c 'import grain, simplejpeg, pydantic_settings, dm_pix' 2>>"$LOG"; then
     "$PYTHON" -m pip install -q -e '.[test]' fastai >>"$LOG" 2>&1 || exit 1
 fi
-# Both sides in one interpreter, unless another is named.
+# Both sides run in one interpreter, unless another is named.
 export JAXCH5_PEER_PYTHON=${JAXCH5_PEER_PYTHON:-$PYTHON}
 
 if [ "$DEVICE" = cpu ]; then
@@ -64,8 +66,8 @@ else
     FORMS=()
     RUN=(--model.arch resnet50 --model.precision bf16 --data.presize 256 --data.size 224)
     RUN+=(--data.batch-size 128)
-    # Candidates for jaxch5/training/compiler.py, and what --deterministic sets; jaxlib
-    # refuses those of another release by name. It wants True and False as Python writes them.
+    # Candidates for jaxch5/training/compiler.py, and what --deterministic sets. A jaxlib that lacks
+    # an option refuses it by name. Truth values are written as in Python.
     OPTIONS=(
         xla_gpu_deterministic_ops=True
         xla_gpu_enable_latency_hiding_scheduler=True
@@ -84,12 +86,12 @@ photographs() {
     fi
 }
 
-# bench NAME SCRIPT ARGUMENT...: prints to NAME.json, and its errors go to the log.
+# bench NAME SCRIPT ARGUMENT...: writes the figures to NAME.json and the errors to the log.
 bench() {
     local name=$1 script=$2
     shift 2
     echo "== $name: $script $*" | tee -a "$LOG"
-    # The time that is left, at least a second.
+    # A benchmark gets the time that is left, and at least a second.
     timeout $((END > SECONDS ? END - SECONDS : 1)) \
         "$PYTHON" "benchmarks/$script" "$@" --json >"$OUT/$name.json" 2>>"$LOG" ||
         echo "$name failed with status $?" | tee -a "$LOG"
@@ -115,7 +117,7 @@ part() {
         ;;
     forms) bench forms forms.py --device "$DEVICE" --turns "$TURNS" "${FORMS[@]}" ;;
     cache)
-        # Steps within one call, beside bare ones that are called one by one.
+        # In an epoch from the cache, many steps are one call; bare steps are called one by one.
         bench cache epoch.py --device "$DEVICE" --turns "$TURNS" --cache device --bare "${EPOCH[@]}"
         ;;
     epoch) bench epoch epoch.py --device "$DEVICE" --turns "$TURNS" "${EPOCH[@]}" ;;
@@ -134,7 +136,7 @@ part() {
         ;;
     tests)
         echo "== tests" | tee -a "$LOG"
-        # The usual options need pytest-xdist, which a GPU machine may not have.
+        # The project's usual options need pytest-xdist, which a machine with a GPU may not have.
         "$PYTHON" -m pytest -o addopts=--import-mode=importlib -m gpu -p no:cacheprovider tests 2>&1 | tail -n 20 | tee -a "$LOG"
         ;;
     *)
@@ -154,9 +156,9 @@ for name in "$@"; do
         continue
     fi
     part "$name"
-    # After each part, so that a run that is cut short leaves its results so far.
+    # Collected after each part, so that a run that is cut short leaves its results so far.
     "$PYTHON" benchmarks/collect.py "$OUT"
 done
-# With a file for each benchmark, there would be more files than some machines hand back.
+# results.json holds everything, so the file of each benchmark is not needed any more.
 "$PYTHON" benchmarks/collect.py "$OUT" && find "$OUT" -name '*.json' ! -name results.json -delete
 cat "$OUT/results.md"

@@ -1,10 +1,10 @@
 """Counts what a training step does once XLA has compiled it for an NVIDIA GPU; needs no GPU.
 
-XLA's compiler for GPUs needs no GPU. If the extra `gpu-program` is installed, it returns the
-optimized program of an entire step, including augmentation and the optimizer. In the text of this
-program, the kernels, the bytes that they read and write, convolutions, matrix products and messages
-are counted. No program is run, timed or autotuned, so this benchmark does not know which algorithm
-a convolution will use, nor how much memory that algorithm will need.
+If the extra `gpu-program` is installed, XLA's compiler for GPUs runs on any machine. It returns the
+optimized program of an entire step, including augmentation and the optimizer. The benchmark counts
+the kernels in the text of this program, the bytes that they read and write, convolutions, matrix
+products and messages. No program is run, timed or autotuned, so the benchmark does not know which
+algorithm a convolution will use, nor how much memory that algorithm will need.
 
     python benchmarks/gpu_program.py resnet50/bf16 resnet50/bf16/deterministic
 

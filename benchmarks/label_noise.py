@@ -1,4 +1,4 @@
-"""Compares how well `jaxch5 suspects` and cleanlab find wrong labels, and measures what that gains.
+"""Compares how well `jaxch5 suspects` and cleanlab find wrong labels, and what fixing them gains.
 
 Some labels of photographs (or of the digits, with --path digits) are changed, either to a random
 class or to the most similar one, which is the class that a linear layer most often confuses with
@@ -14,6 +14,9 @@ With --accuracy, a linear layer on the features (or a network, with --by trainin
 times: on the noisy labels, on the noisy labels with every listed suspect corrected, and on the true
 labels. Each time it is scored on the true labels of the validation pictures. With --heads, only the
 time of the linear layers is measured, on 10,000 pictures.
+
+    JAXCH5_CLEANLAB_PYTHON=cleanlab/bin/python python benchmarks/label_noise.py --path flowers \
+        --weights body
 """
 
 from __future__ import annotations
@@ -37,20 +40,22 @@ SMALL = {"presize": 72, "size": 64, "batch_size": 32}
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False, path=True)
-    parser.add_argument("--weights", help="run, file or name that gives the features")
+    parser.add_argument("--weights", help="network that computes the features: a run, file or name")
     parser.add_argument("--by", choices=("features", "training"), default="features")
     parser.add_argument("--classes", type=int, help="use only this many classes")
-    parser.add_argument("--first-class", type=int, default=0, help="first of these (default: 0)")
+    parser.add_argument(
+        "--first-class", type=int, default=0, help="number of the first class (default: 0)"
+    )
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[5, 10, 20], help="percent of labels to change"
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of each training")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of a training run")
     parser.add_argument(
         "--accuracy", action="store_true", help="also train on the corrected labels"
     )
-    parser.add_argument("--heads", action="store_true", help="only time the linear layers")
+    parser.add_argument("--heads", action="store_true", help="time the linear layers alone")
     arguments = parser.parse_args()
     if arguments.heads:
         tell(time_of_heads(), arguments.json)

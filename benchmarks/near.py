@@ -7,10 +7,12 @@ then looked up among all originals:
     python benchmarks/near.py flowers caltech --sheet pairs.png
 
 `--sheet` draws the groups that are found among the originals alone, since only a person can tell
-whether these are mistakes or true duplicates. If imagehash is installed in the
-peer's environment (the one whose interpreter JAXCH5_PEER_PYTHON names; requirements.txt does not
-include it), its 64-bit `phash` is measured too, at two distances: the largest at which it finds no
-more pairs of originals than jaxch5 does, and 10 bits, which is often recommended.
+whether these are mistakes or true duplicates.
+
+JAXCH5_PEER_PYTHON names the interpreter of the peer's environment. If imagehash, which
+requirements.txt does not include, is installed there, its 64-bit `phash` is measured too, at two
+distances: the largest at which it finds no more pairs of originals than jaxch5 does, and 10 bits,
+which is often recommended.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def changes(pixels, draws):
         "a border of 3 to 10 %": encoded(bordered(pixels, thick, thick, level)),
         "a border that makes it square": encoded(bordered(pixels, *square, 0)),
         "cropped to 0.9 of each side": encoded(cropped),
-        "the latter, resized, with a border": encoded(
+        "cropped like that, resized, with a border": encoded(
             bordered(resized(cropped, draws.uniform(0.4, 1.5)), 9, 9, 255), 70
         ),
     }
@@ -143,7 +145,7 @@ def main() -> None:
         if bits is not None:
             upper = distances(bits, bits)[np.triu_indices(len(files), 1)]
             strict = max(int(np.sort(upper)[len(pairs)]) - 1, 0)
-            result["phash: bits at as few pairs"] = strict
+            result["phash: bits for as few pairs"] = strict
             result[f"phash: pairs at {ADVISED} bits"] = int((upper <= ADVISED).sum())
         for name, paths in copies.items():
             more = list(in_order(lambda file: thumbnail(decode(file.read_bytes())), paths))

@@ -13,7 +13,7 @@ the first step begins.
 `long` trains a tiny network for 2,000 epochs, saves it after each epoch, and monitors memory, file
 handles and threads.
 `arrays` saves a few small arrays 600 times, both in the format of jaxch5's checkpoints and in
-orbax's own format. Ours can be removed only when orbax's does better here.
+orbax's own format. It shows whether orbax's own format has become good enough to be used instead.
 """
 
 from __future__ import annotations

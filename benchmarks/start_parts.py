@@ -1,10 +1,10 @@
 """Measures how long the parts of a start take in this process, which `start.py --parts` starts.
 
-It takes one JSON document as its argument. `{"settings": ...}` trains with these settings to the
-end of the run; `{"predict": RUN, "picture": FILE}` predicts one picture. It prints one line of
-JSON, which contains the seconds that each phase takes, in order, both by the clock and in processor
-time. For each kind of work that JAX does, in whatever phase, it also contains the seconds by the
-clock, summed over all threads.
+The script takes one JSON document as its argument. `{"settings": ...}` trains with these settings
+to the end of the run; `{"predict": RUN, "picture": FILE}` predicts one picture. It prints one line
+of JSON, which contains the seconds that each phase takes, in order, both by the clock and in
+processor time. For each kind of work that JAX does, in whatever phase, it also contains the seconds
+by the clock, summed over all threads.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def transfer(seeds: int, epochs: int, scratch_lrs: list[float]) -> dict[str, Any
     scratch: dict[float, list[float]] = {lr: [] for lr in scratch_lrs}
     for seed in range(seeds):
         data = load(others, few_of_each(seed), 10)
-        # The first training is repeated too, because its seed matters more than that of the rest.
+        # Pretraining is repeated too, because its seed matters more than that of fine-tuning.
         learn = first.again(seed)
         learn.console = QUIET
         learn.fit_one_cycle(4, 3e-3)
@@ -144,19 +144,28 @@ def frozen(size: int, batch_size: int, turns: int) -> dict[str, Any]:
 def main() -> None:
     parser = arguments_of(__doc__)
     parser.add_argument("--part", choices=("transfer", "precision", "frozen"), required=True)
-    parser.add_argument("--seeds", type=int, default=5, help="seeds of transfer and precision")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=5,
+        help="runs of each kind, unless --part is frozen (default: 5)",
+    )
     parser.add_argument(
         "--scratch-lrs",
         type=float,
         nargs="+",
         default=[1e-3, 2e-3, 5e-3],
-        help="rates for transfer",
+        help="learning rates from scratch, with --part transfer",
     )
     parser.add_argument(
-        "--epochs", type=int, default=2, help="epochs in transfer, which have five steps each"
+        "--epochs", type=int, default=2, help="epochs of five steps each, with --part transfer"
     )
-    parser.add_argument("--size", type=int, default=128, help="picture size in frozen, pixels")
-    parser.add_argument("--batch", type=int, default=16, help="batch size in frozen")
+    parser.add_argument(
+        "--size", type=int, default=128, help="side of the pictures with --part frozen"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=16, help="pictures per step, with --part frozen"
+    )
     arguments = parser.parse_args()
     use_device(arguments.device)
     if arguments.part == "frozen":

@@ -1,6 +1,8 @@
-"""Changes lighting, saturation and hue of pictures with values from 0 to 1, or turns them grey.
+"""Changes the lighting, saturation and hue of pictures, or turns them grey.
 
-The magnitudes of the changes are fastai's; dm-pix does the arithmetic, except for contrast.
+Pictures have values from 0 to 1, before and after a change. The magnitudes of the changes are
+fastai's; dm-pix does the arithmetic, except for contrast.
+
 Brightness and contrast act on logits, as in fastai, so that black stays black, white stays white
 and no value leaves the range from 0 to 1. If dm-pix changed the values themselves, it would raise a
 value of 0.9 about three times as much as fastai does, and could raise it above 1. Contrast

@@ -28,6 +28,7 @@ from jaxch5.data.verify import check_heads, readable
 from jaxch5.errors import ConfigError
 from jaxch5.util.address import Address
 from jaxch5.util.imports import load_function
+from jaxch5.util.text import counted
 
 
 def load_source(settings: DataConfig) -> Source:
@@ -120,7 +121,7 @@ def _found(settings: DataConfig) -> Source:
 
 
 def is_packed(path: Path | Address) -> bool:
-    """Checks whether the pictures are a packed set; at a URL, there can be nothing else."""
+    """Checks whether the pictures are a packed set; at an address, there can be nothing else."""
     from jaxch5.data.sources.packed import INDEX
 
     return isinstance(path, Address) or (path / INDEX).is_file()
@@ -265,7 +266,8 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     if batch_size < settings.batch_size:
         all_there_is = "which is all there is for training"
         if batch_size < training:
-            all_there_is = f"since there are {training} for training on {share} devices"
+            for_training = counted(training, "picture")
+            all_there_is = f"since there are {for_training} for training on {share} devices"
         said = f"batches of {batch_size}, {all_there_is}"
         source = replace(source, notes=(*source.notes, said))
     if own:

@@ -13,7 +13,7 @@ SOURCES = ("path", "tfds", "archive")
 
 
 class Case(NamedTuple):
-    """A case in which some settings have other defaults.
+    """Describes a case in which some settings have other defaults.
 
     Attributes:
         words: Description of the case, as `--help` shows it.

@@ -93,8 +93,8 @@ class DataConfig(Section):
     )
     pattern: str | None = Field(
         None,
-        description="regular expression for whole file names, with the class as first group, as "
-        r"in (.+)_\d+\.jpg; without it, folders are classes",
+        description="regular expression for whole file names, with the class as its first group, "
+        r"as in (.+)_\d+\.jpg; without it, folders are classes",
     )
     train: str | None = Field(
         None,
@@ -250,7 +250,8 @@ class AugmentConfig(Section):
 
     do_flip: bool = setting("augment.do_flip", False, "mirror half of the pictures")
     flip_vert: bool = Field(
-        _augment("flip_vert"), description="mirror or turn by one of the square's eight symmetries"
+        _augment("flip_vert"),
+        description="instead of mirroring, apply one of a square's eight symmetries, at random",
     )
     max_rotate: float = Field(
         _augment("max_rotate"), ge=0, le=180, description="largest rotation, in degrees"
@@ -332,8 +333,8 @@ class ModelConfig(Section):
     task: str = setting(
         "model.task",
         "softmax",
-        "what labels mean: softmax, one of the classes; sigmoid, one of them, or none of "
-        f"these if no class is probable enough; or a jaxch5.Task, as {FORM}",
+        "what labels mean: softmax, one of the classes; sigmoid, one of them, or none if no "
+        f"class is probable enough; or a jaxch5.Task, as {FORM}",
     )
     threshold: Share = Field(
         default_of("task:one_vs_rest", "threshold"),
@@ -352,7 +353,8 @@ class ModelConfig(Section):
     bn: Literal["global", "local"] = Field(
         _recipe("bn"),
         description="what batch norms on several devices take their statistics from: global, the "
-        "whole batch, as on one device; local, each device's rows, so a step needs one message",
+        "whole batch, as on one device; local, each device's own rows, so that the devices need to "
+        "communicate only once per step",
     )
     remat: bool = Field(
         _recipe("remat"),
@@ -361,7 +363,7 @@ class ModelConfig(Section):
     drop_path: float = Field(
         _recipe("drop_path"),
         **LIMITS["drop_path"],
-        description="share of items that skip the last block in training; fewer for earlier blocks",
+        description="share of items that skip the last block in training; less for earlier blocks",
     )
 
     @field_validator("arch")
@@ -526,7 +528,7 @@ class FitConfig(Section):
 
     @property
     def passes(self) -> int:
-        """Number of epochs, once `with_epochs` has replaced None by a number."""
+        """Returns the number of epochs, once `with_epochs` has replaced None by a number."""
         assert self.epochs is not None
         return self.epochs
 

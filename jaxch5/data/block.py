@@ -59,7 +59,7 @@ class Data(NamesFastai):
         >>> data = DataBlock(digits(), random_split(), presize=8, size=8).load(batch_size=64)
         >>> data.classes[:3], len(data.train), len(data.valid)
         (('0', '1', '2'), 22, 6)
-        >>> fourth = data.train.epoch(3)  # a fresh iter(data.train) is the first
+        >>> fourth = data.train.epoch(3)  # iter(data.train) is the first epoch
         >>> next(iter(fourth)).label.shape
         (64,)
         >>> data.with_seed(1).describe().partition(";")[0]
@@ -291,8 +291,8 @@ class DataBlock(NamesFastai):
         Raises:
             DataError: There is only one class; the split does not return two parts, leaves a part
                 empty or a class without training pictures, or puts a picture into a part twice or
-                into both parts; a batch is larger than the
-                training set; or a picture cannot be read while all pictures are presized.
+                into both parts; a batch is larger than the training set; or a picture cannot be
+                read while all pictures are presized.
             ConfigError: The pictures were packed with a short side of fewer than `presize` pixels,
                 or were cropped although `method` does not allow that; `cache` is not one of the
                 four values; `batch_size` is below 1; the seed is not a whole number from 0 to

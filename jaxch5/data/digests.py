@@ -16,7 +16,7 @@ from jaxch5.data.source import Source
 
 # Stands for a size or a digest that is not known, such as that of an item that is not a file.
 UNKNOWN = -1
-# Number of files that a thread looks at, one after the other, before it takes up others.
+# Number of files that are handed to a thread at a time.
 CHUNK = 250
 # The digest of a file of up to 1 MB covers all of it. That of a larger file covers its first MB and
 # blocks of the rest, up to the last byte.
@@ -31,8 +31,8 @@ def digests_of(source: Source, items: Int[np.ndarray, "items"]) -> Int[np.ndarra
 
     Both are -1 for an item that is not a file, or whose file cannot be read. The digest alone is -1
     for a file of over 1 MB whose format need not be compressed. Other files of over 1 MB have the
-    same digest if they have the same size and differ only between the blocks that are read, which
-    takes an edit that leaves the rest of the compressed picture as it is.
+    same digest if they have the same size and differ only between the blocks that are read. Few
+    edits have that effect, because an edit also changes the compressed data that follow it.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -50,7 +50,7 @@ def digests_of(source: Source, items: Int[np.ndarray, "items"]) -> Int[np.ndarra
 def digest_of(file: Path) -> tuple[int, int]:
     """Returns a file's size, in bytes, and a digest of its content, or -1; see `digests_of`.
 
-    The digest has 63 bits, so that of a million contents that are read, no two are likely to agree.
+    The digest has 63 bits, so even among a million different files, no two are likely to agree.
     """
     try:
         with open(file, "rb", buffering=0) as opened:

@@ -110,7 +110,7 @@ def read_header(data: bytes) -> Image.Image:
 def ends_as_it_begins(file: str | os.PathLike[str]) -> bool:
     """Checks whether a file begins and ends as a picture does, without reading the rest of it.
 
-    A file may be intact although this returns False, and broken although it returns True.
+    This is only a hint: an intact file may fail the check, and a broken file may pass it.
     """
     try:
         with open(file, "rb", buffering=0) as opened:

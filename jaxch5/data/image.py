@@ -141,7 +141,7 @@ def _resize(
         return cv2.resize(picture, (width, height), into, interpolation=cv2.INTER_LINEAR)
     if shrinking <= min(SMOOTHED, EVEN * less):
         # Smoothing by [1 2 1] / 4 removes what would alias; the bicubic filter sharpens the rest.
-        # From a reduction of 1.73 on, the result is nearer to that of Lanczos than the result of
+        # For reductions above 1.73, the result is closer to that of a Lanczos filter than that of
         # Pillow's bilinear filter is, and takes a third of the time.
         smooth = cv2.GaussianBlur(picture, (3, 3), 0, dst=picture if overwrite else None)
         return cv2.resize(smooth, (width, height), into, interpolation=cv2.INTER_CUBIC)

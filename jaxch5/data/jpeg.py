@@ -18,8 +18,8 @@ MAX_PIXELS_A_BYTE = 512
 # Each scan of a progressive JPEG goes over the whole picture; encoders write about ten scans.
 MAX_SCANS = 64
 # If a file has several scans, decoders keep all coefficients in memory, with two bytes for each,
-# even if they decode at a fraction of the size. For every pixel that a picture may have, the
-# coefficients may take this many bytes.
+# even if they decode at a fraction of the size. The coefficients may take this many bytes for each
+# pixel that `max_pixels` allows.
 COEFFICIENTS = 9
 # Decoding at libjpeg's other fractions, such as 5/8, takes longer than decoding at the full size.
 FRACTIONS = (8, 4, 2)
@@ -144,7 +144,7 @@ def decode_at(
 def _in_one_scan(header: Image.Image, data: bytes) -> bool:
     """Checks whether a JPEG has only one scan, as most do; decoders then look for no more scans.
 
-    If it does, the scans need not be counted, for which the whole file would have to be read; that
+    If it does, the scans need not be counted. To count them, the whole file has to be read, which
     takes a twentieth of the time that is spent on a picture.
     """
     layers = getattr(header, "layers", 0)

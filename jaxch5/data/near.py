@@ -1,8 +1,9 @@
 """Finds near-duplicates: pictures that differ only in encoding, size, a border or a small crop.
 
-The pictures' descriptors are compared to find the few pairs in which one picture may be a crop of
-the other. The pictures of these pairs are then aligned and compared in detail. Mirrored and rotated
-pictures count as different.
+Each picture has a descriptor, which consists of the picture's low frequencies. The descriptors are
+compared to find the few pairs in which one picture may be a crop of the other. The pictures of
+these pairs are then aligned and compared in detail. Mirrored and rotated pictures count as
+different.
 """
 
 from __future__ import annotations
@@ -83,10 +84,10 @@ def find_near(
 ) -> list[list[int]]:
     """Finds groups of items that show the same picture, as indices into the sequence.
 
-    In each group there is one picture that all the others match, so that pictures that differ do
-    not get into one group through a chain of small changes. A picture may be in several groups. The
-    time grows with the square of the number of pictures: it takes seconds for 10,000 pictures, and
-    some ten minutes for 100,000.
+    Each group has one picture that all the others match, so a chain of small changes cannot put
+    different pictures into one group. A picture may be in several groups. The time grows with the
+    square of the number of pictures: 10,000 pictures take seconds, and 100,000 take about ten
+    minutes.
 
     Args:
         thumbnails: Thumbnail of each picture, which takes 3 kB; or None, if the picture is to be

@@ -160,7 +160,10 @@ def pack(
 def without_filling(
     canvas: UInt8[np.ndarray, "size canvas_width 3"], frame: Float32[np.ndarray, "3 3"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns a canvas's picture, upright and unfilled; `presize` makes the same canvas from it."""
+    """Returns a canvas's picture, upright and without the edge that was repeated beside it.
+
+    From this picture, `presize` makes the same canvas again.
+    """
     upright = frame[0, 0] == 0
     picture = canvas[:, : int(frame[0, :2].sum())]
     return np.ascontiguousarray(np.rot90(picture, -1) if upright else picture)

@@ -1,4 +1,4 @@
-"""Tells which part of a set the names of folders, and the words in a table, stand for."""
+"""Tells which part of a set a folder's name or a word in a table stands for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PART_NAMES = {
     ),
     TEST: ("test", "testing", "tst", "holdout"),
 }
-# Names of columns that are rarely about anything else than the parts of a set.
+# Names of columns that rarely hold anything but the parts of a set.
 SPLIT_NAMES = ("split", "subset", "part", "set")
 
 
@@ -61,7 +61,7 @@ def parts_in(values: Sequence[str | bool], column: str) -> list[str]:
         )
     if "" in known and any(map(part_of, known)):
         raise DataError(
-            f"column {column}: is empty in one row and names a part in another; fill it everywhere"
+            f"column {column}: is empty in one row and names a part in another; fill in every row"
         )
     return [known[word] for word in words]
 
@@ -83,8 +83,8 @@ def own_column(source: Source) -> str | None:
     part, so that a wrong value is an error and not a reason to overlook the column.
 
     Raises:
-        DataError: There is no column `is_valid`, and several columns name parts, or a column called
-            `split` or the like is true or false, without saying what that means.
+        DataError: There is no column `is_valid`, and either several columns name parts, or a column
+            with a name such as `split` holds only true and false, which may mean either part.
 
     Example:
         >>> from dataclasses import replace
@@ -132,10 +132,10 @@ def unused_columns(source: Source, used: str | None) -> list[str]:
 
 
 def _is_split(name: str, values: Sequence[str | bool]) -> bool:
-    """Checks whether a column is meant to name parts: by its values, and also by its name."""
+    """Checks, by its values and its name, whether a column is meant to name parts."""
     parts = {part_of(word) for word in _words(values)}
     if _is_called_split(name):
-        # A table of a single part, such as only train, is one to split at random.
+        # A table that names a single part, such as train alone, is to be split at random.
         return parts != {None} and len(parts) > 1
     return _names_parts(values) and None not in parts
 

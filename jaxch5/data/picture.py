@@ -153,7 +153,7 @@ def is_one(pictures: Any) -> bool:
 
 
 def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataError:
-    """Returns the picture, or a copy if the original may be gone by the time that it is used.
+    """Returns the picture, or a copy if the original may be gone by the time it is used.
 
     For example, a camera may fill the same buffer with its next picture, and a file may be closed.
     If the copy cannot be made, the error is returned in its place, so that it can be raised when
@@ -267,8 +267,8 @@ def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
     if not pixels.size:
         return pixels.astype(np.uint8)
     low, high = pixels.min(), pixels.max()
-    # If 8-bit numbers came from a list or another library, they may be of a wider type now. Numbers
-    # of 16 bits, however, are those of deeper pictures.
+    # 8-bit numbers that come from a list or another library may have a wider type. Numbers of 16
+    # bits, however, belong to pictures that have more than 8 bits.
     if pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 2 and 0 <= low <= high <= 255:
         return pixels.astype(np.uint8)
     way_out = "; if 1 is white, give np.uint8(255 * pixels + 0.5)" * (pixels.dtype.kind == "f")
@@ -289,7 +289,7 @@ def check_shape(shape: Sequence[int], reference: str) -> None:
         if len(shape) == 3 and shape[0] in CHANNELS:
             reason = "; move its channels to the end: np.moveaxis(pixels, 0, -1)"
     elif 0 in shape:
-        reason = ", so that it has no pixels"
+        reason = ", so it has no pixels"
     else:
         return
     raise DataError(f"{reference}: has shape {list(shape)}{reason}")

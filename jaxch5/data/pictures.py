@@ -80,7 +80,7 @@ class Found(NamedTuple):
             others has a different class.
         known: For each of the others, its index among the run's pictures; -1 if the run lacks it.
         unproven: For each picture of the run, whether the one with the same name among the others
-            may be another picture, since nothing else tells that it is the same.
+            may be another picture, since nothing but the name suggests that it is the same.
     """
 
     places: Int[np.ndarray, "pictures"]
@@ -126,7 +126,7 @@ def pictures_of(
 def find(
     pictures: Pictures, others: Pictures, places: Int[np.ndarray, "pictures"] | None = None
 ) -> Found:
-    """Looks up a run's pictures in the run's own set by their names; elsewhere, see `recognize`.
+    """Looks up a run's pictures by name in the run's own set; for other sets, see `recognize`.
 
     Args:
         pictures: Pictures of the run.
@@ -161,7 +161,7 @@ def places_of(mine: Iterable[str], theirs: Iterable[str]) -> Int[np.ndarray, "mi
     """Returns where each name is in another list; -1 if it is not there.
 
     Names are compared in composed form, since file systems differ in how they store an umlaut. If a
-    name occurs repeatedly, its uses are matched in the order in which they are listed.
+    name is listed repeatedly, its occurrences are matched in the order in which they are listed.
 
     Example:
         >>> places_of(["b", "a", "a", "a"], ["a", "c", "a"]).tolist()
@@ -172,7 +172,7 @@ def places_of(mine: Iterable[str], theirs: Iterable[str]) -> Int[np.ndarray, "mi
 
 
 def _distinct(references: Iterable[str]) -> Iterator[Hashable]:
-    """Yields composed names, made unique by a count of earlier uses if a name occurs repeatedly."""
+    """Yields composed names; a repeated name comes with the number of its earlier occurrences."""
     before: Counter[str] = Counter()
     for reference in references:
         name = composed(reference)
@@ -181,7 +181,9 @@ def _distinct(references: Iterable[str]) -> Iterator[Hashable]:
 
 
 def merged(before: Pictures, now: Pictures) -> Pictures:
-    """Joins two calls' pictures; a training picture of either call becomes a training picture.
+    """Joins the pictures of two calls that train the same run.
+
+    A picture that either call trained on counts as a training picture.
 
     Args:
         before, now: Pictures of the earlier and of the later call, which have the same classes.

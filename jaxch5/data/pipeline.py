@@ -39,13 +39,13 @@ class Loader:
         items: Indices of the part's items in the source.
         batch_size: Number of rows in every batch.
         seed: Seed for the shuffling; None makes a loader for validation.
-        part: The index of this process, and the number of processes; of the rows of every batch,
-            each process reads an equal share.
+        part: The index of this process, and the number of processes; each process reads an equal
+            share of the rows of every batch.
         sampler: Sampler that decides what a training epoch draws; see `jaxch5.data.sampler`.
 
     Attributes:
-        items, batch_size, seed, sampler, canvases: The arguments with these names; but if there is
-            no seed, `sampler` is `sequential`.
+        items, batch_size, seed, sampler, canvases: The arguments with these names, except that
+            `sampler` is `sequential` if there is no seed.
         draws: How many items an epoch draws.
 
     Raises:
@@ -122,8 +122,8 @@ class Loader:
         import grain
 
         threads = threads_for_batches()
-        # Besides one batch for each thread, two more are made in advance, so that a slow one causes
-        # no wait. Making even more would only take memory.
+        # Besides one batch for each thread, two more are made in advance, so that training does not
+        # wait for a slow one. Making even more would only take memory.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         numbers = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
         iterator = iter(numbers.map(self._batch).to_iter_dataset(options))

@@ -13,9 +13,10 @@ from jaxtyping import Int
 from jaxch5.data.digests import UNKNOWN
 from jaxch5.data.pictures import Found, Pictures, find, places_of
 
-# Equal names and sizes prove that pictures are the same if at least this share of the pictures with
-# a run's names also have its sizes, although sizes vary so much that two of the run's pictures are
-# of one size with at most this chance. All BMP files of one height and width are of one size.
+# Equal names and sizes prove that pictures are the same under two conditions. First, of the
+# pictures that have the names of the run's pictures, a share of at least AGREEING also have their
+# sizes. Second, two of the run's pictures have equal sizes with a probability of at most BY_CHANCE.
+# BMP files often fail the second condition: all those of one height and width have the same size.
 AGREEING, BY_CHANCE = 0.5, 0.1
 
 
@@ -29,8 +30,9 @@ def recognize(
 
     A picture is recognized by the content of its file, whatever its name is in the set. If the
     content is not known, or is found nowhere, the picture is recognized by its file's path, or else
-    by its name; it has changed if its content is known and differs. If the content is not known,
-    and sizes do not prove that names mean the same pictures, those are `unproven`.
+    by its name; it counts as changed if its content or size is known to differ. A picture that is
+    recognized by its name is `unproven` if its content is not known and the sizes of the pictures
+    do not prove that equal names mean the same pictures.
 
     Args:
         pictures: Pictures of the run.
@@ -81,7 +83,7 @@ def trained_on(pictures: Pictures, earlier: Pictures, found: Found) -> tuple[int
 
     Returns:
         The number of validation pictures that were training pictures of the earlier run, and the
-        number of others that have the name of one, which does not prove that they were.
+        number of others that share a name with such a picture, which proves nothing.
 
     Example:
         >>> from jaxch5.data.pictures import find, pictures_of
@@ -100,7 +102,7 @@ def trained_on(pictures: Pictures, earlier: Pictures, found: Found) -> tuple[int
 def _added(
     places: Int[np.ndarray, "pictures"], mine: Sequence[str], theirs: Sequence[str]
 ) -> Int[np.ndarray, "pictures"]:
-    """Returns the places, after finding those that were missing by comparing names.
+    """Returns the places, with those that were missing filled in where names are equal.
 
     Args:
         places: For each picture of the run, its index among the others; -1 if it has none so far.

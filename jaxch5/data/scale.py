@@ -21,13 +21,14 @@ from jaxch5.errors import DataError
 # Bit depths of integers that cameras and scanners produce.
 BITS = (8, 10, 12, 14, 16)
 SIXTEEN_BITS = 65535.0
-# Limits of a guess: how many headers and how many pictures are read at most, and after how many
-# values no further pictures are read.
+# Limits of a guess: the largest number of headers and of pictures that are read, and the number of
+# values after which no further pictures are read.
 HEADERS, PICTURES, PIXELS = 200, 48, 100_000_000
 # How many pixels are converted to 8 bits at a time.
 STRIP = 1_000_000
-# How far values may be beyond black and white, as a share of the distance between the two: if
-# nothing is known about the pictures, and if black and white were guessed from a set's pictures.
+# How far beyond black and white values may be, as a share of the distance between the two: the
+# first applies if nothing is known about the pictures, and the second if black and white were
+# guessed from a set's pictures.
 BEYOND_DEFAULT, BEYOND_GUESS = 0.01, 1.0
 Read = Callable[[int], object]
 
@@ -36,8 +37,8 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
     """Returns the picture in 8 bits, with black as 0 and white as 255; values beyond are clipped.
 
     Raises:
-        DataError: The values do not fit black and white, which neither the file nor a setting
-            states.
+        DataError: Neither the file nor a setting states black and white, and the values do not fit
+            the black and white that are assumed or guessed instead.
 
     Example:
         >>> from jaxch5.config.ranges import parse_range

@@ -59,7 +59,8 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
         DataError: None of the validation pictures is in the source unchanged.
     """
     held_out, there = pictures.held_out, found.places >= 0
-    # If the caller says that this is the run's set, names are believed, and the line says so.
+    # Pictures that are recognized by name alone are scored too, because the caller says that this
+    # is the run's set; the line mentions them.
     scored = held_out & there & ~found.changed
     counts = {
         "validated": int(held_out.sum()),

@@ -148,8 +148,8 @@ def column_split(column: str = IS_VALID) -> Split:
 
     Raises:
         DataError: Raised by the split if there is no such column, a part has no items, or a value
-            is neither true nor false (false, 0 or no, or empty if no value names a part) and does
-            not name a part.
+            neither names a part nor means true or false. False is written as false, 0 or no, or as
+            an empty cell if no value of the column names a part.
 
     Example:
         >>> from dataclasses import replace
@@ -232,9 +232,9 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
         others = f" (and {counted(len(shared) - 1, 'other')})" if len(shared) > 1 else ""
         raise DataError(
             f"{min(shared)}: is both for training and for validation{others}; put all its rows "
-            "into one part, or split by --data.split random"
+            "into one part, or choose --data.split random"
         )
-    check_classes(source, train, "put some into training, or remove the class")
+    check_classes(source, train, "use some of its pictures for training, or remove the class")
     return train, valid
 
 

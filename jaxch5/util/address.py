@@ -1,4 +1,4 @@
-"""Handles locations: paths, names on the Hugging Face Hub, and URLs, whose `//` `Path` shortens."""
+"""Handles locations, which are paths, names on the Hugging Face Hub, or addresses (URLs)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ON_HUB = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?:@\w[\w.-]*)?", re.ASCII)
 
 
 class Address(str):
-    """The address of files that fsspec can reach; settings accept it in place of a `pathlib.Path`.
+    """Holds an address that fsspec can reach; a `pathlib.Path` would shorten the `//` in it.
 
     Example:
         >>> Address("s3://bucket/flowers").name

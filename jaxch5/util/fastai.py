@@ -161,7 +161,7 @@ def missing(name: str, *owners: str) -> str:
 
 
 class NamesFastai:
-    """Base of classes whose errors about fastai's attribute names give jaxch5's counterparts."""
+    """Names jaxch5's counterpart if a class has no attribute of a name that fastai uses."""
 
     # With these methods, a type checker would assume that every attribute exists.
     if not TYPE_CHECKING:

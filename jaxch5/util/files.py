@@ -84,7 +84,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def unused(path: Path, suffix: str = "") -> Path:
-    """Returns a path with a suffix; if that path exists, a number from 2 on precedes the suffix.
+    """Returns a path with a suffix; if that path exists, a number (2 or more) precedes the suffix.
 
     Example:
         >>> unused(Path("no such folder/suspects"), ".csv").name

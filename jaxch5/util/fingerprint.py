@@ -156,15 +156,15 @@ class _Walk:
             return (where,) if known else None
         if value.__module__ not in self.inside:
             return (where,)
-        # Left out are the documentation, and what Python and pydantic add to a class, some of which
-        # they add only while the class is used.
+        # The documentation is left out, and so is what Python and pydantic add to a class, because
+        # they add some of it only while the class is used.
         skipped = (
             "__dict__", "__weakref__", "__doc__", "__slotnames__", "__pydantic_core_schema__"
         )  # fmt: skip
         return where, {name: one for name, one in vars(value).items() if name not in skipped}
 
     def named(self, value: Any) -> tuple[Any, ...] | None:
-        """Returns the parts of a value that its name leads to, such as `jax.nn.relu`; else None."""
+        """Returns the parts of a value that can be found by its name (`jax.nn.relu`), or None."""
         module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         if isinstance(value, BuiltinFunctionType):
             module = module or "builtins"

@@ -84,7 +84,7 @@ def check_numbers(**values: Any) -> None:
 
 
 def _of_python(value: Any) -> Any:
-    """Returns a scalar of NumPy or JAX as Python's number, and any other value as it is."""
+    """Returns a scalar of NumPy or JAX as a Python number, and any other value unchanged."""
     return value.item() if getattr(value, "shape", None) == () else value
 
 

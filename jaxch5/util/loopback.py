@@ -146,6 +146,6 @@ def serve(server: socket.socket, respond: Respond) -> None:
     pages = Server((HOST, port), Handler, bind_and_activate=False)
     pages.socket.close()
     pages.socket = server
-    # A page requests several pictures at once, so that many connections may be waiting.
+    # A page requests several pictures at once, so many connections may be waiting.
     server.listen(128)
     pages.serve_forever(poll_interval=0.1)

@@ -7,12 +7,12 @@ from typing import Any
 
 from jaxch5.errors import ConfigError
 
-# How many seeds there are: JAX would draw the same numbers for 0 and for this one.
+# Number of different seeds: JAX would draw the same numbers for 0 and for this number.
 SEEDS = 2**32
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:
-    """Returns a seed as Python's whole number.
+    """Returns a seed as a Python integer.
 
     Args:
         seed: A whole number of Python, NumPy or JAX.

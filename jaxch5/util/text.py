@@ -86,9 +86,9 @@ def name_of(function: Any) -> str:
 def described(value: Any) -> str:
     """Returns a text that is the same in every process for values that mean the same.
 
-    Functions and objects without a text of their own are given by their names alone, so that the
-    text does not tell two closures of one function apart. A `partial` or a dataclass is given as a
-    call, without the arguments that have their default values.
+    Functions and objects without a text of their own are given by their names alone, so the text
+    does not tell two closures of one function apart. A `partial` or a dataclass is given as a call,
+    without the arguments that have their default values.
 
     Example:
         >>> def scale(x, by=1.0, beyond=()):
@@ -194,7 +194,8 @@ def names_in_order(classes: Sequence[str]) -> tuple[str, ...]:
     """Returns the names of classes, after checking that the order of the names numbers the classes.
 
     Raises:
-        DataError: The order does not, as in a set or a mapping, or there is a single name.
+        DataError: The names are in a set or a mapping, whose order does not number the classes, or
+            there is a single string instead of several names.
 
     Example:
         >>> names_in_order({"dog", "cat"})

@@ -147,7 +147,7 @@ REFUSED = {
     "16 bits": (np.full((4, 4), 200, np.uint16), "is uint16"),
     "too large": ([[0, 256]], "runs from 0 to 256"),
     "below zero": ([[-1, 5]], "runs from -1 to 5"),
-    "no rows": (np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\], so that it has no pixels"),
+    "no rows": (np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\], so it has no pixels"),
     "no columns": (np.zeros((4, 0), np.uint8), "has no pixels"),
     "channels first": (np.zeros((3, 8, 9), np.uint8), "move its channels to the end"),
     "many channels": (np.zeros((8, 9, 5), np.uint8), r"\[8, 9, 5\]; should be"),

@@ -1,8 +1,8 @@
 """Fetches linked pictures and archives, each only once.
 
 A file is put into the user's cache folder, under a name made from its address, only once it is
-complete and has been checked to be of the expected kind. If an address does not answer, this is
-soon reported as an error.
+complete and has been checked to be of the expected kind. An address that does not answer causes an
+error within seconds.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from jaxch5.util.text import counted, progress_bar
 CONNECT_SECONDS, READ_SECONDS = 4.0, 10.0
 ATTEMPTS = 3
 PARALLEL = 16
-# So many failures show what is wrong with a list of links; if the server is gone, trying all links
-# could take hours.
+# This many failures are enough to show what is wrong with a list of links. If the server is gone,
+# trying all links could take hours.
 FAILURES_SHOWN = 5
 
 

@@ -58,8 +58,8 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
         held_out = [] if chosen == "" else _called(VALID, root, os.path.dirname(chosen or ""))
     if chosen in held_out:
         raise DataError(
-            f"{root}: {train or '.'} is named for training and for validation (--data.train, "
-            "--data.valid); name two folders"
+            f"{root}: {train or '.'} is named both for training and for validation (--data.train, "
+            "--data.valid); name two different folders"
         )
     if chosen is not None:
         return Parts(chosen, tuple(held_out))
@@ -94,9 +94,9 @@ def _called(part: str, root: Path, below: str = "") -> list[str]:
 
 
 def _holds_the_classes(root: Path, train: str) -> bool:
-    """Checks whether a folder named like a training folder is one, though none is for validation.
+    """Checks whether a folder named like a training folder is one, if there is none for validation.
 
-    A folder without folders in it is a class, such as train (the vehicle) beside bus.
+    A folder without subfolders is a class, such as train (the vehicle) beside bus.
     """
     if not folders_in(root / train):
         return False
@@ -150,7 +150,7 @@ PATTERNS = (r"(.+)_\d+\.\w+", r"(.+)-\d+\.\w+", r"(.+) \(\d+\)\.\w+", r"([^\d]+)
 def where_classes_are(
     root: Path, parts: Sequence[str], others: Sequence[str] = (), names: Sequence[str] = ()
 ) -> str:
-    """Returns advice for a set whose folders do not tell the class: a table, file names and so on.
+    """Returns advice on where to find the classes of a set whose folders do not tell them.
 
     Args:
         root: The set's folder.

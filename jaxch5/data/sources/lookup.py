@@ -30,7 +30,7 @@ class Lookup:
         >>> (folder / "Photos" / "0017.jpg").touch()
         >>> lookup = Lookup(folder)
         >>> [name for name, _ in lookup.find("photos/0017")], lookup.notes()
-        (['Photos/0017.jpg'], ['1 file named without extension'])
+        (['Photos/0017.jpg'], ['1 file named without an extension'])
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +46,8 @@ class Lookup:
         if slashed != name and (found := self._file(slashed)):
             self._guessed["named with backslashes"] += 1
             return [found]
-        for ending, what in ((False, "named in the wrong case"), (True, "named without extension")):
+        kinds = (False, "named in the wrong case"), (True, "named without an extension")
+        for ending, what in kinds:
             names = self._close(slashed, ending)
             if files := [found for name in names if (found := self._file(name))]:
                 self._guessed[what] += len(files) == 1

@@ -1,6 +1,6 @@
 """Reads packed pictures by index: they were presized once and are stored in a few large files.
 
-A packed set is a folder, on this machine or at a URL, that contains
+A packed set is a folder, on this machine or at an address (`s3://...`), that contains
 
 - `packed.json`: the set's `Index`: its classes, its presize, and each file's size and checksum;
 - `labels.npy`: the class of each item, as an index into the classes, int32;
@@ -53,7 +53,7 @@ class Stored(BaseModel):
 class Shard(Stored):
     """Describes a shard: its number of records, and, for pictures that were left out, the reasons.
 
-    The reasons are keyed by the index of the picture.
+    The key of a reason is the picture's index among those that were planned for the shard.
     """
 
     count: int
@@ -61,7 +61,7 @@ class Shard(Stored):
 
 
 class Index(BaseModel):
-    """Holds the index of a packed set; values that are not known until it is finished are None."""
+    """Holds the index of a packed set; in an unfinished set, what is not known yet is None."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,7 +73,8 @@ class Index(BaseModel):
     presize: int
     quality: int
     classes: tuple[str, ...]
-    # Value range of the pictures of more than 8 bits; pictures to classify are read with it too.
+    # Value range of the pictures with more than 8 bits; it also applies to pictures that a network
+    # trained on this set classifies later.
     range: str = "auto"
     # Whether long pictures were cut, which packing does only for the method "crop".
     cut: bool = True
@@ -124,10 +125,10 @@ def read_index(store: Store) -> Index | None:
 def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> Source:
     """Reads pictures that `jaxch5 pack` has packed.
 
-    For each item that it reads, the source takes 4 bytes of memory for the label (5 with a split);
-    for each item of the entire set, whichever shards are read, it takes 8 bytes for the position of
-    the name. If the set is at a URL, each of its files is fetched once, when it is needed,
-    into the user's cache folder, which must have room for it.
+    The source needs 4 bytes of memory for the label of each item in the chosen shards (5 if the set
+    has its own split) and, whichever shards are chosen, 8 bytes for the position of each name in
+    the set. If the set is at an address, each of its files is fetched once, when it is needed, into
+    the user's cache folder, which must have room for it.
 
     Args:
         path: Folder of the set, or its address, such as `s3://bucket/flowers`.
@@ -247,7 +248,7 @@ class _Reader:
 
 
 def _whole(store: Store, stored: Stored) -> str:
-    """Returns the local path of one of the set's files, after a check of its size."""
+    """Returns the local path of one of the set's files, after checking the file's size."""
     file = store.fetch(stored.file, stored.sha256)
     try:
         size = file.stat().st_size

@@ -35,13 +35,14 @@ def from_csv(
 
     Columns are separated by commas, semicolons, tabs or bars; those other than `image` and `label`
     are kept for use by `column_split`. Links (`https://...`) are fetched by this function, each
-    only once, into the user's cache folder. If there is no file of the name that the table gives,
-    the name is tried with slashes in place of backslashes, then regardless of upper and lower case,
-    and then with a picture file's extension added as well; if exactly one file fits, it is used,
-    and the source's `notes` say so.
+    only once, into the user's cache folder. If no file has the name that the table gives, the name
+    is tried with slashes in place of backslashes, then regardless of upper and lower case, and then
+    with a picture file's extension added as well. If exactly one file fits, it is used, and the
+    source's `notes` say so.
 
     Args:
-        path: File of the table, in UTF-8 or UTF-16; the paths in it may contain any other bytes.
+        path: File of the table, in UTF-8 or UTF-16. In a table in UTF-8, the paths of pictures may
+            also contain bytes that are not UTF-8.
         image: Name of the column of paths or links.
         label: Name of the column of class names.
         root: Folder that paths are relative to; None means the folder that the table is in.
@@ -145,7 +146,7 @@ def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
 def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yields the rows of a table that are not empty, with the lines on which they begin."""
     opened = io.StringIO(text, newline="")
-    # Quotes are quotes also if a space follows the separator: cells are stripped of it later on.
+    # A quote also begins a quoted cell if a space precedes it: cells are stripped later anyway.
     reader = csv.reader(opened, delimiter=separator, skipinitialspace=True, strict=True)
     begin = 1
     try:
@@ -185,7 +186,7 @@ def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[
 
 
 def _find_column(file: Path, header: Sequence[str], name: str) -> str:
-    """Finds a column by its name, or the only one that fits but for its case and outer spaces."""
+    """Finds a column by its name, or the only one that fits apart from case and outer spaces."""
     close = [column for column in header if folded(column) == folded(name.strip())]
     if name in close or len(close) == 1:
         return name if name in close else close[0]

@@ -71,8 +71,8 @@ def epochs_for(pictures: int, from_scratch: bool) -> int:
     """Returns the default number of epochs for photographs.
 
     Within limits, ten times as many pictures get half as many epochs, and thus five times as many
-    steps. The numbers are estimates; docs/benchmarks.md compares two of them, for training 200 and
-    500 pictures from scratch, with half and twice as many epochs.
+    steps. The numbers are estimates. docs/benchmarks.md tests two of them, those for training on
+    200 and on 500 pictures from scratch, against half and twice as many epochs.
 
     Args:
         pictures: Number of pictures to train on.

@@ -88,7 +88,7 @@ def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], An
         >>> own = {"fit.schedule": "one_cycle", "fit.div": 25.0}
         >>> value_of("fit.div", {"fit.schedule": "fine_tune"}, own.get)
         5.0
-        >>> value_of("fit.div", {"data.path": "photos"}, own.get)  # whose weights are pretrained
+        >>> value_of("fit.div", {"data.path": "photos"}, own.get)  # fine_tune is the default then
         5.0
     """
     if key in given:

@@ -1,4 +1,4 @@
-"""Defines the configuration, which decides everything that a run does, so it can be repeated.
+"""Defines the configuration, which decides all that a run does, so that a run can be repeated.
 
 It is one pydantic model, read from TOML, overridden on the command line (`jaxch5.cli`) and written
 into the run directory. Some defaults depend on where the pictures come from: unlike photographs,

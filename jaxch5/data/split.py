@@ -31,8 +31,8 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
         stratify: Whether to draw from each class separately, to hold out the same share of each.
 
     Raises:
-        DataError: The fraction is not between 0 and 1. The split itself raises it if a part is
-            empty, or if a class has fewer than two items or no item for training.
+        DataError: The fraction is not between 0 and 1. The split itself raises this error if a part
+            is empty, or if a class has fewer than two items or no item for training.
         ConfigError: The seed is not a whole number from 0 to 2**32 - 1.
 
     Example:

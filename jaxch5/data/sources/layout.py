@@ -59,7 +59,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
     if chosen in held_out:
         raise DataError(
             f"{root}: {train or '.'} is named both for training and for validation (--data.train, "
-            "--data.valid); name two different folders"
+            "--data.valid); name two folders"
         )
     if chosen is not None:
         return Parts(chosen, tuple(held_out))

@@ -154,7 +154,6 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
     from jaxch5.data.pictures import read_pictures
     from jaxch5.metrics import is_number, wilson_interval
     from jaxch5.run.directory import RunDir
-    from jaxch5.run.transfer import record_of_weights
 
     names = ", ".join(map(printable, predictor.classes[:CLASSES]))
     more = f" and {len(predictor.classes) - CLASSES:,} more" * (len(predictor.classes) > CLASSES)
@@ -162,8 +161,8 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
     lines = [f"The classifier knows {knows}: {names}{more}."]
     if scored and run.is_dir():
         pictures = read_pictures(RunDir(run).pictures_file)
-        record = record_of_weights(run, predictor.spec)
-        share, total = record.get("accuracy"), int(pictures.held_out.sum()) if pictures else 0
+        share = predictor.record.get("accuracy")
+        total = int(pictures.held_out.sum()) if pictures else 0
         if total and is_number(share):
             low, high = wilson_interval(round(share * total), total)
             lines.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,8 @@ class Pretrained(NamedTuple):
         view: View with which the weights were tested; `WHOLE` if it is not known.
         licence: Licence of the weights; None if it is not known.
         remarks: Other facts about the weights that a message should state.
+        record: Record of the epoch that ended with the weights, if they are a run's; {} if not, or
+            if they were saved within an epoch.
     """
 
     variables: dict[str, PyTree]
@@ -51,6 +53,7 @@ class Pretrained(NamedTuple):
     view: View = WHOLE
     licence: str | None = None
     remarks: tuple[str, ...] = ()
+    record: Mapping[str, Any] = {}
 
 
 @empty_is_unset()

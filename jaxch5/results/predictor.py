@@ -75,6 +75,7 @@ class Predictor(NamesFastai):
         about: Description of the classifier: how its model was built, and how it sees pictures.
         task: Task that turns logits into probabilities, and probabilities into an answer.
         spec: Architecture; if None, that of `model` is used.
+        record: Record of the epoch that ended with these variables; {} if there is none.
 
     Example:
         >>> class Bright(nn.Module):
@@ -98,10 +99,11 @@ class Predictor(NamesFastai):
         about: About,
         task: Task = SOFTMAX,
         spec: ModelSpec | None = None,
+        record: Mapping[str, Any] = {},
     ) -> None:
         self.model, self.variables, self.classes = model, variables, names_in_order(classes)
         self.normalization, self.about, self.task = normalization, about, task
-        self.spec = spec or spec_of(model)
+        self.spec, self.record = spec or spec_of(model), record
         self._programs: dict[Callable[[Predictor], Any], Any] = {}  # Shared by copies.
 
     def __repr__(self) -> str:
@@ -114,7 +116,7 @@ class Predictor(NamesFastai):
             variables: Weights and statistics, of the same shapes as the present ones.
         """
         other = copy(self)
-        other.variables = variables
+        other.variables, other.record = variables, {}
         return other
 
     def program(self, make: Callable[[Predictor], Any]) -> Any:
@@ -343,5 +345,5 @@ def load_learner(
     network = create_model(arch, len(pretrained.classes), head, dtype_of(about.precision))
     about = about._replace(head=head_of(network, spec))
     check_weights(path, network, pretrained, about.size)
-    rest = pretrained.classes, pretrained.normalization, about, task, spec
+    rest = pretrained.classes, pretrained.normalization, about, task, spec, pretrained.record
     return Predictor(network, pretrained.variables, *rest)

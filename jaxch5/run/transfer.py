@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -202,17 +201,21 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
 def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
     """Returns the last weights of a run, or its best ones if its settings say to keep the best.
 
+    If the last checkpoint is damaged, a line on standard error says that an earlier one is used.
+
     Raises:
         ConfigError: There is no run, or its configuration is invalid.
         WeightsError: The checkpoint is missing or damaged, or is of another architecture.
     """
-    about, variables, _ = _last_or_best(path, spec_of(arch).name)
+    about, variables, record = _last_or_best(path, spec_of(arch).name)
     try:
         refuse_damaged(variables)
         normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         classes, view = tuple(about["classes"]), view_of(about)
         origin, licence = (str(path), "the run"), about.get("licence")
-        return Pretrained(variables, normalization, classes, *origin, view=view, licence=licence)
+        return Pretrained(
+            variables, normalization, classes, *origin, view=view, licence=licence, record=record
+        )
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:
@@ -221,21 +224,12 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         ) from None
 
 
-def record_of_weights(path: Path, arch: str | ModelSpec) -> Record:
-    """Returns the record of the epoch that ended with the weights that `from_run` returns.
-
-    It is {} if the weights were saved within an epoch.
-
-    Raises:
-        WeightsError: As `from_run` does.
-    """
-    return _last_or_best(path, spec_of(arch).name)[2]
-
-
 def _last_or_best(path: Path, name: str) -> tuple[dict[str, Any], dict[str, PyTree], Record]:
     """Reads the checkpoint that `from_run` describes, of a run of the architecture `name`."""
     run, config = open_run(path)
     saves = StoredCheckpoints(run.checkpoints)
+    # Standard output may be a command's result.
+    say = partial(print_line, plain_console(stderr=True))
 
     def read(step: int) -> tuple[dict[str, Any], dict[str, PyTree], Record]:
         about = saves.about(step)
@@ -245,7 +239,7 @@ def _last_or_best(path: Path, name: str) -> tuple[dict[str, Any], dict[str, PyTr
 
     try:
         best = saves.best_step() if config.fit.keep_best else None
-        found = read(best) if best is not None else saves.newest(read, warnings.warn)
+        found = read(best) if best is not None else saves.newest(read, say)
     except CheckpointError as error:
         raise WeightsError(str(error)) from None
     if found is None:

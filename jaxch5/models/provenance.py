@@ -222,6 +222,9 @@ def _read(file: Path) -> dict[str, Any]:
     values = values | (within if isinstance(within, dict) else {}) | network
     names = {"image_mean": "mean", "image_std": "std", "labels": "label_names"}
     known = {names.get(key, key): value for key, value in values.items()}
+    if known.get("do_normalize") is False:
+        # The network takes values from 0 to 1 as they are, whatever mean and deviation are stated.
+        known |= {"mean": (0, 0, 0), "std": (1, 1, 1)}
     fields = TimmDescription if isinstance(known.get("architecture"), str) else Description
     return {key: known[key] for key in ("architecture", *fields.model_fields) if key in known}
 

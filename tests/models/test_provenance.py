@@ -81,6 +81,17 @@ def test_each_form_of_description_is_heard_or_contradicted(
     assert (given_found.normalization, given_found.source) == (HALF, "--model.mean and --model.std")
 
 
+def test_weights_that_take_pictures_as_they_are_get_them_so(folder):
+    """With `do_normalize` false, transformers ignores the mean and deviation that a file states."""
+    name, values = FORMS["transformers"](HALF.mean, HALF.std)
+    for normalize, found in ((False, Normalization((0, 0, 0), (1, 1, 1))), (True, HALF)):
+        (folder / name).write_text(json.dumps(values | {"do_normalize": normalize}))
+        assert known(folder)[:3] == (found, None, name)
+    (folder / name).write_text(json.dumps({"do_normalize": False}))
+    assert known(folder).normalization == Normalization((0, 0, 0), (1, 1, 1))
+    assert known(folder, given=HALF).normalization == HALF
+
+
 def test_a_description_of_another_architecture_is_not_theirs(folder):
     shutil.copy(TIMM, folder)
     found = known(folder, arch="resnet18")

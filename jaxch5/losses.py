@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxch5.errors import ConfigError
-from jaxch5.util.limits import check_numbers
+from jaxch5.util.limits import check_numbers, is_traced
 from jaxch5.util.text import names_in_order
 
 
@@ -141,7 +141,7 @@ def cross_entropy(
     log_probabilities = log_softmax(logits)
     class_weight = _class_weight(logits, weight)
     items = _weighted(-_of_labels(log_probabilities, labels), class_weight, labels)
-    if label_smoothing != 0.0:
+    if is_traced(label_smoothing) or label_smoothing != 0.0:
         weighted = log_probabilities if class_weight is None else class_weight * log_probabilities
         spread = -jnp.mean(weighted, axis=-1)
         value = (1.0 - label_smoothing) * items.value + label_smoothing * spread
@@ -176,9 +176,7 @@ def focal_loss(
         >>> round(float(focal_loss(jnp.array([[2.0, 0.0]]), jnp.array([0]))), 5)
         0.0018
     """
-    # A program that is compiled for any gamma does not know its value.
-    if not isinstance(gamma, jax.core.Tracer):
-        check_numbers(gamma=gamma)
+    check_numbers(gamma=gamma)
     likelihood = _of_labels(log_softmax(logits), labels)
     # The value is kept above 0, since the gradient of a power below 1 is infinite there.
     wrong = jnp.maximum(1.0 - jnp.exp(likelihood), jnp.finfo(likelihood.dtype).tiny)

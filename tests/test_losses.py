@@ -147,11 +147,16 @@ def test_gamma_is_a_number_from_0_to_10(value):
         focal_loss(LOGITS, LABELS, gamma=value)
 
 
-def test_a_program_may_be_compiled_for_any_gamma():
-    of_any = jax.jit(focal_loss)
-    for gamma in (0.5, 2.0):
-        expected = focal_loss(LOGITS, LABELS, gamma)
-        assert float(of_any(LOGITS, LABELS, gamma)) == pytest.approx(float(expected), rel=1e-5)
+@pytest.mark.parametrize(
+    ("loss", "name", "values"),
+    [(focal_loss, "gamma", (0.5, 2.0)), (cross_entropy, "label_smoothing", (0.0, 0.1))],
+)
+def test_a_program_may_be_compiled_for_any_number(loss, name, values):
+    of_any = jax.jit(loss)
+    for value in values:
+        expected = loss(LOGITS, LABELS, **{name: value})
+        found = of_any(LOGITS, LABELS, **{name: value})
+        assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_large_logits_do_not_overflow():

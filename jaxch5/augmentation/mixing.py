@@ -89,9 +89,7 @@ def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed
 
 
 def _beta(key: Key[Array, ""], alpha: float, count: int) -> Float[Array, "batch"]:
-    # A program that is compiled for any alpha does not know its value.
-    if not isinstance(alpha, jax.core.Tracer):
-        check_numbers(alpha=alpha)
+    check_numbers(alpha=alpha)
     return jax.random.beta(key, alpha, alpha, (count,))
 
 

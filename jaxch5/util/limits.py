@@ -62,11 +62,24 @@ def is_one_number(value: Any) -> bool:
     return isinstance(_of_python(value), Real) and not isinstance(_of_python(value), bool)
 
 
+def is_traced(value: Any) -> bool:
+    """Checks whether a value is unknown because jax is compiling a program for any such value.
+
+    Example:
+        >>> is_traced(0.5)
+        False
+    """
+    # Imported late, because a command that only prints its help should not wait for jax.
+    from jax.core import Tracer
+
+    return isinstance(value, Tracer)
+
+
 def check_numbers(**values: Any) -> None:
     """Refuses numbers that are not within their limits.
 
     Args:
-        values: Values keyed by the names that they have in `LIMITS`.
+        values: Values keyed by the names that they have in `LIMITS`; traced ones are not checked.
 
     Raises:
         ConfigError: A value is not a number, is not finite or is out of range, or is not whole
@@ -79,7 +92,7 @@ def check_numbers(**values: Any) -> None:
         jaxch5.errors.ConfigError: average = 1.5: should be at least 0 and below 1
     """
     for name, value in values.items():
-        if not is_within(name, value):
+        if not is_traced(value) and not is_within(name, value):
             raise ConfigError(f"{name} = {value}: should be {_wanted(name)}")
 
 

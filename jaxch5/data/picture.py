@@ -221,14 +221,19 @@ def as_images(images: Any) -> Sequence[Picture]:
 
 
 def _held(picture: Picture, reference: str) -> Picture:
-    """Returns a picture in a form that can be read again; an array's pixels are checked."""
+    """Returns a picture in a form that can be read again; its pixels are checked, if it has any."""
     if isinstance(picture, Image.Image):
         try:
             picture.load()
         except Exception as error:
             raise DataError(f"{reference}: cannot be decoded ({printable(str(error))})") from None
         if picture.mode.startswith(DEEP_MODES):
-            decode_opened(picture, reference)
+            try:
+                return decode_opened(picture, reference)
+            except DataError as error:
+                # What follows the semicolon begins with an option, which only commands have.
+                reason = str(error).partition(";")[0]
+                raise DataError(f"{reason}; convert the picture to 8 bits") from None
     elif not is_encoded(picture):
         return check_pixels(picture, reference)
     elif not isinstance(picture, str | os.PathLike):

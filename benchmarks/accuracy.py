@@ -4,14 +4,14 @@ A cell is one combination of a set of pictures, a starting point, a seed and a s
 fastai). Each cell is trained in a process of its own, and its result is stored as a file in the
 folder that `--out` names, so the benchmark can be stopped and resumed at any time. A set is either
 the digits, which are written as files so that both sides can read them, or a folder with `train/`
-and `valid/`; `--sets` gives the number of epochs after each set's name. All starting points except
-`scratch` need `--body`, a jaxch5 run whose weights training starts from. fastai loads these weights
-from the file that `jaxch5 export` writes.
+and `valid/`; `--sets` gives the number of epochs after each set's name, and a set may appear several
+times, with different numbers. All starting points except `scratch` need `--body-from`, the set on
+which the weights are trained from which these starting points begin. That run, `body` in the folder
+`--out`, is trained first, unless it is there already. fastai loads its weights from the file that
+`jaxch5 export` writes. The digits, and the set of the body itself, are only trained from scratch.
 
-    jaxch5 train caltech --model.weights none --data.presize 96 --data.size 64 \
-        --data.batch-size 32 --fit.epochs 30 --fit.lr 1e-3 --workdir body
-    JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/accuracy.py --out cells --body body \
-        --sets digits:5 flowers:10 caltech:5 --not-from-body caltech
+    JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/accuracy.py --out cells \
+        --body-from caltech --sets digits:5 flowers:5 flowers:10 caltech:5
 """
 
 from __future__ import annotations
@@ -111,18 +111,23 @@ def request_for(cell: dict[str, Any], body: Path | None) -> dict[str, Any]:
     return {**request_of(learn, sizes, "cpu"), **of_cell, "cell_weights": weights}
 
 
-def sets_of(words: Sequence[str], digits: Path) -> dict[str, tuple[Path, int]]:
-    """Returns the folder and the number of epochs of each set, keyed by the set's name.
+def sets_of(words: Sequence[str], digits: Path) -> list[tuple[Path, int]]:
+    """Returns the folder and the number of epochs of each set, in the order of `--sets`.
+
+    Raises:
+        SystemExit: Two folders have the same name, by which a cell's file tells them apart.
 
     Example:
-        >>> sets_of(["digits:5", "photos/flowers:10"], Path("cells/digits"))["digits"]
-        (PosixPath('cells/digits'), 5)
+        >>> sets_of(["digits:5", "digits:10"], Path("cells/digits"))
+        [(PosixPath('cells/digits'), 5), (PosixPath('cells/digits'), 10)]
     """
-    sets = {}
+    sets = []
     for word in words:
         path, _, epochs = word.rpartition(":")
-        folder = digits if path == "digits" else Path(path).resolve()
-        sets[folder.name] = folder, int(epochs)
+        sets.append((digits if path == "digits" else Path(path).resolve(), int(epochs)))
+    folders = {folder for folder, _ in sets}
+    if len({folder.name for folder in folders}) < len(folders):
+        sys.exit(f"--sets {' '.join(words)}: two folders have the same name; rename one of them")
     return sets
 
 
@@ -132,14 +137,14 @@ def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, d
     If the benchmark is interrupted, its table therefore lacks some seeds, but no rows.
     """
     for seed in range(arguments.seeds):
-        for name, (folder, epochs) in sets_of(arguments.sets, out / "digits").items():
+        for folder, epochs in sets_of(arguments.sets, out / "digits"):
             # The digits are tiny, and a mirrored digit is no longer a digit.
             are_digits = folder == out / "digits"
+            of_body = arguments.body_from
+            from_body = of_body and not are_digits and folder != of_body.resolve()
             for beginning in arguments.beginnings:
                 how = BEGINNINGS[beginning]
-                if how.body and (
-                    are_digits or not arguments.body or name in arguments.not_from_body
-                ):
+                if how.body and not from_body:
                     continue
                 cell = {
                     **how._asdict(),
@@ -152,10 +157,10 @@ def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, d
                     "size": 32 if are_digits else arguments.size,
                     "flip": not are_digits,
                     "workers": arguments.workers,
-                    "weights": str(arguments.body.resolve()) if how.body else None,
+                    "weights": str(out / "body") if how.body else None,
                 }
                 for side in SIDES:
-                    parts = name, arguments.arch, beginning, f"{epochs} epochs", str(seed), side
+                    parts = folder.name, arguments.arch, beginning, f"{epochs} epochs", str(seed), side
                     yield out / f"{', '.join(parts)}.json", cell
 
 
@@ -172,6 +177,16 @@ def write_digits(folder: Path) -> None:
             file = folder / part / source.classes[source.labels[item]] / f"{item}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.asarray(source.read(int(item)))).save(file)
+
+
+def train_body(folder: Path, out: Path) -> None:
+    """Trains the run from which cells begin, resumes it, or does nothing if it is complete."""
+    settings = "--model.weights none --data.presize 96 --data.size 64 --data.batch-size 32"
+    fit = "--fit.epochs 30 --fit.lr 1e-3"
+    how = [str(folder), *settings.split(), *fit.split(), "--workdir", str(out)]
+    if (out / "checkpoints").exists():
+        how = ["--resume", str(out)]
+    subprocess.run([sys.executable, "-m", "jaxch5.train", *how], stdout=sys.stderr, check=True)
 
 
 def table(out: Path) -> dict[str, Any]:
@@ -231,12 +246,11 @@ def row(seeds: Sequence[dict[str, Any]], epochs: int) -> dict[str, Any]:
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
     parser.add_argument("--out", type=Path, help="folder in which cells are stored")
-    parser.add_argument("--body", type=Path, help="run whose weights training starts from")
     parser.add_argument(
-        "--sets", nargs="+", default=["digits:5"], help="such as digits:5 FOLDER:10"
+        "--body-from", type=Path, help="set whose weights training starts from, where it does"
     )
     parser.add_argument(
-        "--not-from-body", nargs="+", default=[], help="sets that the body was trained on"
+        "--sets", nargs="+", default=["digits:5"], help="such as digits:5 FOLDER:10"
     )
     parser.add_argument("--beginnings", nargs="+", choices=BEGINNINGS, default=list(BEGINNINGS))
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
@@ -262,10 +276,11 @@ def main() -> None:
     assert python is not None
     if not (out / "digits").exists():
         write_digits(out / "digits")
-    body = out / "body.safetensors" if arguments.body else None
+    body = out / "body.safetensors" if arguments.body_from else None
     if body and not body.exists():
-        export = [sys.executable, "-m", "jaxch5.export", str(arguments.body), "--out", str(body)]
-        subprocess.run(export, check=True)
+        train_body(arguments.body_from, out / "body")
+        export = [sys.executable, "-m", "jaxch5.export", str(out / "body"), "--out", str(body)]
+        subprocess.run(export, stdout=sys.stderr, check=True)
     for file, cell in cells_of(arguments, out):
         if file.exists():
             continue

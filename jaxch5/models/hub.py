@@ -29,11 +29,14 @@ class Place(NamedTuple):
         repository: Name of the repository.
         revision: Git commit, branch or tag; None means the newest commit.
         known: What the architecture states about the weights; None if it does not list them.
+        tags: List of the architecture's tags, for a message, if this would be the repository of a
+            tag of timm's that the architecture does not list; "" if not.
     """
 
     repository: str
     revision: str | None
     known: HubWeights | None
+    tags: str = ""
 
 
 def place_of(weights: str, spec: ModelSpec) -> Place:
@@ -69,16 +72,23 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
             raise WeightsError(
                 f"{name} belongs to {arch}, not to {spec.name} (--model.arch {arch})"
             )
-        return Place(name, revision or None, known)
+        is_tag = known is None and name.startswith(f"timm/{spec.name}.")
+        tags = f"the tags of {spec.name} are {_tags(spec, name)}" if is_tag else ""
+        return Place(name, revision or None, known, tags)
     known = by_tag.get(name.removeprefix(f"{spec.name}."))
     if known is None:
-        close = difflib.get_close_matches(name, by_tag, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
         raise WeightsError(
             f"model.weights = {weights}: there is no such file or folder, and {spec.name} has no "
-            f"such tag; its tags are {', '.join(by_tag)}{hint}"
+            f"such tag; its tags are {_tags(spec, name)}"
         )
     return Place(known.repository, revision or None, known)
+
+
+def _tags(spec: ModelSpec, name: str) -> str:
+    """Lists an architecture's tags, and suggests one for an unknown tag or its repository."""
+    tags = [known.tag for known in spec.weights]
+    close = difflib.get_close_matches(name.rpartition(f"{spec.name}.")[2], tags, n=1)
+    return ", ".join(tags) + (f"; did you mean {close[0]}?" if close else "")
 
 
 def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) -> Path:
@@ -144,6 +154,8 @@ def _file(
     except errors.RevisionNotFoundError:
         raise WeightsError(f"{repository}@{revision}: the hub has no such revision") from None
     except (errors.HTTPError, OSError) as error:
+        if place.tags and isinstance(error, errors.RepositoryNotFoundError):
+            raise WeightsError(f"{repository}: {_problem(error)}; {place.tags}") from None
         raise WeightsError(
             f"{repository}: {_problem(error)} ({reason_of(error)}); download {url} elsewhere and "
             "pass the file with --model.weights PATH"

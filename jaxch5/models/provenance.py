@@ -105,7 +105,7 @@ def known_of(
         one: Whether the file and its description come from the same repository or folder; a
             description of another architecture is then an error, rather than being ignored.
         hub: What the `ModelSpec` states about the weights, which is used unless there is timm's
-            `config.json` beside the file.
+            `config.json` beside the file. The licence is used if that file states none.
 
     Raises:
         WeightsError: A file cannot be read, states something invalid, or contradicts another.
@@ -145,8 +145,10 @@ def known_of(
             found[file.name] = theirs
     if hub and not by_timm:
         view = _view({"crop_pct": hub.crop, "interpolation": hub.interpolation})
-        known = known._replace(view=view, licence=hub.licence)
+        known = known._replace(view=view, remarks=(f"tested at {hub.size} pixels",))
         found = {hub.repository: hub.normalization or spec.normalization}
+    if hub:
+        known = known._replace(licence=known.licence or hub.licence)
     if given is not None:
         return known._replace(normalization=given, source=SETTINGS)
     if not found:

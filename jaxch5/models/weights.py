@@ -27,7 +27,7 @@ from jaxch5.models.convert import (
 )
 from jaxch5.models.reader import as_floats, refuse_not_finite
 from jaxch5.models.registry import spec_of
-from jaxch5.models.spec import ModelSpec, VariablePath
+from jaxch5.models.spec import HEAD, ModelSpec, VariablePath
 from jaxch5.util.text import counted
 
 # PyTorch's batch norm counts batches in this entry, and reads the count only if momentum is None.
@@ -123,10 +123,11 @@ def export_state_dict(
 
     With a linear head, torchvision's and timm's ResNets load the result with `strict=True`. With a
     `concat_pool` head, load the entries whose names begin with `head.`, without this prefix, into
-    fastai's `create_head`, and the other entries into the body of such a ResNet.
+    fastai's `create_head`, and the other entries into the body of such a ResNet. PyTorch's counters
+    of batches (`num_batches_tracked`), which `import_state_dict` leaves out, are 0.
 
     Args:
-        variables: `{"params": ..., "batch_stats": ...}`.
+        variables: `{"params": ..., "batch_stats": ...}`, possibly without a head.
         arch: Name of an architecture, or a `ModelSpec`.
         library: Which of `Names.others` to use, such as "fastai" (the names in models
             from its `vision_learner`); "" uses none.
@@ -149,9 +150,12 @@ def export_state_dict(
     flat = flatten_dict(jax.device_get(dict(variables)))
     renamed = names.others[library] if library else {}
     given = {path: names.written(path, np.asarray(value)) for path, value in flat.items()}
-    # Finds out which of the possible heads the variables have.
+    # Finds out which of the possible heads the variables have, if they have one.
+    headless = HEAD not in variables.get("params", {})
     for kind in heads_of(spec, head):
         expected = entries_of(spec, kind)
+        if headless:
+            expected = tuple(parts_of(expected)[0])
         if {entry.path for entry in expected} == flat.keys():
             break
     wanted = _counted(expected, {entry.name: given.get(entry.path) for entry in expected})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,9 @@ from jaxch5.run.directory import open_run
 from jaxch5.util.address import is_on_hub
 from jaxch5.util.text import counted, plain_console, print_line, same_names
 from jaxch5.view import WHOLE, view_of
+
+# The pattern of licences that forbid commercial use: Creative Commons' have "nc" in their names.
+FORBIDS = r"\bnc\b|non-?commercial"
 
 
 def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree]:
@@ -166,8 +170,9 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
         )
     parts += pretrained.remarks
     if pretrained.licence:
-        forbids = ", which forbids commercial use" if "-nc" in pretrained.licence.lower() else ""
-        parts.append(f"licence {pretrained.licence}{forbids}")
+        forbids = re.search(FORBIDS, pretrained.licence, re.IGNORECASE)
+        more = ", which forbids commercial use" if forbids else ""
+        parts.append(f"licence {pretrained.licence}{more}")
     parts.append(_fate_of_head(pretrained, head, classes))
     if pretrained.left_out:
         first, count = pretrained.left_out[0], len(pretrained.left_out)

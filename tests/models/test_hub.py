@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from jaxch5.data.source import digits
 from jaxch5.data.split import random_split
 from jaxch5.errors import WeightsError
 from jaxch5.learner import vision_learner
-from jaxch5.models.pretrained import from_file, from_hub
+from jaxch5.models.pretrained import Pretrained, from_file, from_hub
 from jaxch5.models.registry import OURS, architectures, spec_of
 from jaxch5.models.spec import IMAGENET, Normalization
 from jaxch5.models.weights import export_state_dict
@@ -164,9 +166,44 @@ def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path
     known = from_hub("resnet18", tmp_path, hub.endpoint, TAG)
     assert (known.view, known.licence) == (View(0.875), "cc-by-nc-4.0")
     assert (known.normalization, known.normalized_by) == (IMAGENET, TAG)
+    assert known.remarks == ("tested at 224 pixels",)
     unknown = from_hub("resnet18", tmp_path, hub.endpoint, "me/mine")
     assert (unknown.view, unknown.licence) == (WHOLE, None)
     assert "nothing says which values the weights were trained with" in unknown.normalized_by
+
+
+def test_a_licence_that_the_description_lacks_is_that_of_the_tag(serve, swsl, tmp_path):
+    """A line names a licence that forbids commercial use, even if timm's config.json has none."""
+    said = json.loads(swsl[CONFIG])
+    del said["pretrained_cfg"]["license"]
+    hub = serve({TAG: {**swsl, CONFIG: json.dumps(said).encode()}})
+    found = from_hub("resnet18", tmp_path, hub.endpoint, TAG)
+    assert (found.normalized_by, found.licence) == (CONFIG, "cc-by-nc-4.0")
+
+
+def test_of_all_licences_of_known_weights_those_that_forbid_commercial_use_are_told(variables):
+    licences = {each.licence for arch in OURS for each in spec_of(arch).weights} - {None}
+    found = {
+        licence
+        for licence in licences
+        if "forbids commercial use"
+        in describe(Pretrained(variables[3], IMAGENET, None, "x", licence=licence), "linear", ())
+    }
+    assert found == {"cc-by-nc-4.0", "fair-noncommercial-research-license"}
+    assert licences - found == {"apache-2.0", "bsd-3-clause", "dinov3-license"}
+
+
+def test_the_guide_tells_of_every_tag_its_label_smoothing_and_whether_it_may_be_sold():
+    guide = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    table = guide.split("| tags | label smoothing |")[1].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    of_tag = {pattern: row for row in rows for pattern in re.findall("`(.+?)`", row[0])}
+    for each in (each for arch in OURS for each in spec_of(arch).weights):
+        (row,) = {id(of_tag[at]): of_tag[at] for at in of_tag if fnmatch(each.tag, at)}.values()
+        _, smoothing, _, sold = row
+        assert smoothing
+        assert ("forbidden" in sold) == bool(re.search("nc-|noncommercial", each.licence or "nd"))
+        assert ("no licence" in sold) == (each.licence is None)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +213,11 @@ def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path
         (
             "me/no",
             "me/no: there is no such file or folder here, and no such public repository",
+        ),
+        (
+            "timm/resnet18.a1_in2k",
+            "no such public repository on the hub; the tags of resnet18 are tv_in1k, a1_in1k, "
+            ".*did you mean a1_in1k",
         ),
         ("me/empty", f"me/empty: holds neither {SAFE} nor {BIN}"),
         (

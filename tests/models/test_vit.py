@@ -156,8 +156,13 @@ def test_timms_state_dict_goes_in_and_out_to_the_bit(arch):
     assert again.keys() == given.keys()
     for name, value in given.items():
         np.testing.assert_array_equal(again[name], value)
-    body = import_state_dict({name: given[name] for name in named if name not in head}, arch)
+    without = {name: value for name, value in given.items() if name not in head}
+    body = import_state_dict(without, arch)
     assert "head" not in body["params"]
+    out = export_state_dict(body, arch)
+    assert out.keys() == without.keys()
+    for name, value in without.items():
+        np.testing.assert_array_equal(out[name], value)
 
 
 @pytest.mark.parametrize("arch", TIMM["archs"])

@@ -121,7 +121,9 @@ def from_file(
     """
     path, part = _part(path)
     if path.is_dir() and (inside := [path / name for name in FILES if (path / name).is_file()]):
-        path, one = inside[0], True
+        path = inside[0]
+    # Files with the names that are usual on the hub belong together.
+    one = one or path.name in FILES
     tensors, metadata = read_weights(path)
     spec = spec_of(arch)
     known = known_of(path, metadata, spec, normalization, beside, one, hub)

@@ -7,6 +7,7 @@ there may be timm's `config.json` (`pretrained_cfg`) or transformers' `preproces
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -38,6 +39,7 @@ class Metadata(BaseModel):
     crop_pct: PositiveShare | None = None
     interpolation: str | None = None
     licence: str | None = None
+    size: str | None = None
 
 
 class Description(BaseModel):
@@ -118,7 +120,8 @@ def known_of(
     found = {}
     if given is None and (own := _normalization(said, f"{path}: its metadata")):
         found["its metadata"] = own
-    known = Known(spec.normalization, said.classes, "", _view(vars(said)), said.licence)
+    more = _view(vars(said)), said.licence, remark_on_size(said.size)
+    known = Known(spec.normalization, said.classes, "", *more)
     passed_over, by_timm = "", False
     for file in (path.parent / name for name in (BESIDE if beside else ())):
         values = _read(file)
@@ -145,7 +148,7 @@ def known_of(
             found[file.name] = theirs
     if hub and not by_timm:
         view = _view({"crop_pct": hub.crop, "interpolation": hub.interpolation})
-        known = known._replace(view=view, remarks=(f"tested at {hub.size} pixels",))
+        known = known._replace(view=view, remarks=remark_on_size(hub.size))
         found = {hub.repository: hub.normalization or spec.normalization}
     if hub:
         known = known._replace(licence=known.licence or hub.licence)
@@ -167,10 +170,26 @@ def known_of(
     return known._replace(normalization=normalization, source=" and ".join(found))
 
 
+def remark_on_size(size: Any) -> tuple[str, ...]:
+    """Returns the remark on the size of the pictures on which weights were tested.
+
+    Args:
+        size: Side, or height and width, as a number or numbers or as their text.
+
+    Example:
+        >>> remark_on_size(224), remark_on_size("[64, 96]"), remark_on_size("large")
+        (('tested at 224 pixels',), ('tested at 64x96 pixels',), ())
+    """
+    if not re.fullmatch(r"\d+|[\[(]\d+, \d+[\])]", str(size)):
+        return ()
+    sides = dict.fromkeys(re.findall(r"\d+", str(size)))
+    return (f"tested at {'x'.join(sides)} pixels",)
+
+
 def _with_timms(known: Known, file: Path, said: TimmDescription) -> Known:
     """Adds what timm's description of weights says to what is known about them."""
     size, filter = said.test_input_size or said.input_size, said.interpolation
-    remarks = [f"tested at {max(size[1:])} pixels"] if size else []
+    remarks = [*remark_on_size(size and size[1:])]
     if filter and filter not in INTERPOLATIONS:
         remarks.append(f"their filter {filter} is not known here (--data.interpolation)")
         filter = None

@@ -123,8 +123,8 @@ def export_state_dict(
 
     With a linear head, torchvision's and timm's ResNets load the result with `strict=True`. With a
     `concat_pool` head, load the entries whose names begin with `head.`, without this prefix, into
-    fastai's `create_head`, and the other entries into the body of such a ResNet. PyTorch's counters
-    of batches (`num_batches_tracked`), which `import_state_dict` leaves out, are 0.
+    fastai's `create_head`, and the other entries into the body of such a ResNet. The counters
+    `num_batches_tracked`, which `import_state_dict` leaves out, are 0.
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}`, possibly without a head.

@@ -15,11 +15,12 @@ from jaxtyping import PyTree
 from jaxch5.errors import CheckpointError, ConfigError, WeightsError
 from jaxch5.metrics import Record
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub, holds_weights
-from jaxch5.models.provenance import SETTINGS
+from jaxch5.models.provenance import SETTINGS, remark_on_size
 from jaxch5.models.reader import refuse_damaged
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.run.checkpoint import StoredCheckpoints
+from jaxch5.run.conditions import CONDITIONS
 from jaxch5.run.directory import open_run
 from jaxch5.util.address import is_on_hub
 from jaxch5.util.text import counted, plain_console, print_line, same_names
@@ -217,10 +218,9 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         refuse_damaged(variables)
         normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         classes, view = tuple(about["classes"]), view_of(about)
-        origin, licence = (str(path), "the run"), about.get("licence")
-        return Pretrained(
-            variables, normalization, classes, *origin, view=view, licence=licence, record=record
-        )
+        remarks = remark_on_size({**about.get(CONDITIONS, {})}.get("size"))
+        found = Pretrained(variables, normalization, classes, str(path), "the run", view=view)
+        return found._replace(licence=about.get("licence"), remarks=remarks, record=record)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:

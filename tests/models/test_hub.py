@@ -273,10 +273,11 @@ def test_a_folder_is_like_a_repository(folder, random_variables):
 def test_a_description_that_contradicts_the_file_is_an_error_that_says_where(change, said, folder):
     values = json.loads(PETS.read_text()) | change
     (folder / CONFIG).write_text(json.dumps(values))
-    with pytest.raises(WeightsError, match=said) as raised:
-        find_weights(folder, "resnet18d")
-    assert str(raised.value).startswith(f"{folder / CONFIG}: ")
-    assert "\n" not in str(raised.value)
+    for weights in (folder, folder / SAFE):
+        with pytest.raises(WeightsError, match=said) as raised:
+            find_weights(weights, "resnet18d")
+        assert str(raised.value).startswith(f"{folder / CONFIG}: ")
+        assert "\n" not in str(raised.value)
 
 
 def test_a_file_without_a_head_is_taken_and_has_no_classes_to_contradict(folder, random_variables):
@@ -330,4 +331,5 @@ def test_what_was_said_travels_with_a_learners_file_and_an_export(folder, tmp_pa
     (folder / CONFIG).unlink()
     again = find_weights(tmp_path / "safetensors.safetensors", "resnet18d")
     assert (again.view, again.licence) == (View(0.95, "bicubic"), "apache-2.0")
+    assert again.remarks == ("tested at 32 pixels",)
     assert learn._about()["licence"] == "apache-2.0"

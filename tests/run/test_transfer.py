@@ -159,13 +159,14 @@ def test_normalization_and_classes_travel_with_a_run(tmp_path):
 
 def test_what_evaluation_saw_travels_with_a_run(tmp_path):
     said = {"crop_pct": 0.9, "interpolation": "bicubic", "licence": "cc-by-nc-4.0"}
+    said["conditions"] = {"size": "(64, 96)"}
     path = run_with(tmp_path, [(4, 0.5)], **said)
     assert find_weights(path, "resnet18").view == View(0.9, "bicubic")
     lines = []
     found = pretrained_of(path, "resnet18", "linear", PETS, None, lines.append, {"crop_pct": 0.8})
     assert found.view == View(0.8, "bicubic")
     assert "evaluation sees 0.8 of the short side, with a bicubic filter" in lines[0]
-    assert "licence cc-by-nc-4.0, which forbids commercial use" in lines[0]
+    assert "tested at 64x96 pixels; licence cc-by-nc-4.0, which forbids commercial" in lines[0]
 
 
 @pytest.mark.parametrize(

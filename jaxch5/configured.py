@@ -101,9 +101,7 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
     )
     devices = learn.mesh.devices.shape if learn.mesh else (1, 1)
     check_applies(config, devices=devices, lacks=lacking(learn))
-    if config.fit.schedule != "fine_tune":
-        # The other schedules have no separate phase for the head.
-        learn.unfreeze()
+    unfreeze_as_configured(learn, config.fit)
     if config.fit.layer_decay != 1:
         line = describe_rates(learn.groups, config.fit.layer_decay)
         (say or partial(print_line, learn.console))(line)
@@ -112,6 +110,12 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
     learn.log = config.log == "tensorboard"
     learn.profile = config.profile
     return learn
+
+
+def unfreeze_as_configured(learn: Learner, settings: FitConfig) -> None:
+    """Unfreezes all layers, unless the schedule begins with a phase for the head alone."""
+    if settings.schedule != "fine_tune":
+        learn.unfreeze()
 
 
 def lacking(learn: Learner) -> dict[str, str]:

@@ -40,7 +40,7 @@ class LrFindOptions(PicturesOptions):
 def lr_find(options: LrFindOptions) -> dict[str, Any]:
     """Prints the suggestion of each rule and writes the figure; returns the suggestions."""
     from jaxch5.config.building import load_data
-    from jaxch5.configured import learner_of
+    from jaxch5.configured import learner_of, unfreeze_as_configured
     from jaxch5.optim.suggest import BOLD, RECOMMENDED, RULES
     from jaxch5.plots.training import plot_lr_find
     from jaxch5.training.lr_finder import sweep_rates
@@ -61,7 +61,11 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
     first = learner_of(data, config, say)
     sweeps, suggested, failed = [], [], ""
     for repeat in range(options.repeats):
-        learn = first.again(config.seed + repeat) if repeat else first
+        learn = first
+        if repeat:
+            learn = first.again(config.seed + repeat)
+            # With pretrained weights, a copy is frozen before its head again.
+            unfreeze_as_configured(learn, config.fit)
         try:
             found = learn.lr_find(options.start_lr, options.end_lr, options.num_it, tuple(RULES))
         except TrainingError as error:

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from PIL import Image
 
 from jaxch5.cli import run
@@ -50,6 +51,23 @@ def test_a_sweep_without_a_suggestion_leaves_the_others(pictures, tmp_path, caps
     assert len(json.loads(captured.out)["suggested"]) == 1
     assert started(*argv) == 1
     assert capsys.readouterr().err.endswith("lr_find: the loss never fell\n")
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "fine_tune"])
+def test_every_sweep_trains_the_layers_that_training_begins_with(
+    trained, pictures, monkeypatch, schedule
+):
+    """With pretrained weights, a learner is made with all layers frozen but the head."""
+    frozen = []
+
+    def sweep(learn, *arguments):
+        frozen.append(learn._frozen.frozen_to)
+        raise TrainingError("the loss never fell")
+
+    monkeypatch.setattr(Learner, "lr_find", sweep)
+    argv = ["--data.path", str(pictures), *SMALL, "--model.weights", str(trained[0])]
+    assert started(*argv, "--fit.schedule", schedule, "--repeats", "3") == 1
+    assert frozen == [0 if schedule == "one_cycle" else 2] * 3
 
 
 def test_a_wrong_folder_is_named_before_weights_are_looked_for(tmp_path, capsys):

@@ -48,7 +48,8 @@ def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005)
     """
     slope = np.gradient(losses)
     right = len(losses) - 1
-    left = right - width
+    # A negative index would count from the end, where the rates are the highest.
+    left = max(0, right - width)
     chosen = left
     while left >= 0 and abs(slope[right] - slope[left]) > threshold:
         chosen = left

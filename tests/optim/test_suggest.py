@@ -31,6 +31,12 @@ def test_the_last_decrease_is_the_end_of_the_slope():
     assert np.log10(suggest_lr(LRS, losses, 100)["last_decrease"]) == pytest.approx(-2, abs=0.1)
 
 
+@pytest.mark.parametrize("steps", [23, 30, 31])
+def test_slide_suggests_the_lowest_rate_of_a_sweep_that_is_shorter_than_its_window(steps):
+    losses = np.linspace(2, 1, steps) ** 2
+    assert suggest_lr(LRS[:steps], losses, 100)["slide"] == pytest.approx(LRS[10])
+
+
 def test_a_rate_is_found_on_any_curve():
     """Every rule suggests a rate of the sweep, but neither of its first tenth nor of its end.
 

@@ -49,7 +49,7 @@ CASES = (
         },
     ),
     Case(
-        "with weights to begin from",
+        "if there are weights to begin from",
         lambda get: get("model.weights") != "none",
         {"fit.schedule": "fine_tune"},
     ),

@@ -202,8 +202,8 @@ def not_overruled(
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns a file's values without those that the command line makes pointless.
 
-    A source on the command line replaces the one in the file, and if the command line chooses
-    another schedule, the settings that belong to the file's schedule are left out.
+    A source on the command line replaces the one in the file. If the command line chooses another
+    schedule, the settings that belong to the file's schedule are left out.
 
     Args:
         on_file: Values of the file.

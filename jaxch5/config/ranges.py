@@ -60,7 +60,7 @@ def parse_range(text: str) -> Ranges:
     Args:
         text: "auto"; the value of white; the values of black and white, as in "0,4095"; or the
             values of black and white for each kind of number, as in "auto integers 0,4095 floats
-            0,1", in which "auto" means that a range that a file itself states takes precedence.
+            0,1". There, "auto" gives precedence to a range that a file itself states.
 
     Raises:
         ValueError: The text is none of these, or black and white are equal or not finite.

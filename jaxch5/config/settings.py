@@ -86,10 +86,10 @@ class DataConfig(Section):
 
     path: Path | Address | None = Field(
         None,
-        description="folder of class folders, which may be in train/ and valid/ folders, or a zip "
-        "or tar file of such a folder, or a CSV file, or a folder made by jaxch5 pack, which may "
-        "be at an address (s3://...); if there is no path, tfds or archive, scikit-learn's 1,797 "
-        "digits are used",
+        description="folder of class folders, which may be in train/ and valid/ folders, a zip or "
+        "tar file of such a folder, a CSV file, or a folder made by jaxch5 pack, which may be at "
+        "an address (s3://...); if there is no path, tfds or archive, scikit-learn's 1,797 digits "
+        "are used",
     )
     pattern: str | None = Field(
         None,
@@ -342,7 +342,7 @@ class ModelConfig(Section):
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         _recipe("precision"),
-        description="number type of the network's computation; weights are always float32",
+        description="number type in which the network computes; weights are always float32",
     )
     groups: Literal["auto", "stages", "fastai"] = Field(
         _recipe("groups"), description="layer groups; auto: stages if layer_decay < 1, else fastai"
@@ -363,7 +363,8 @@ class ModelConfig(Section):
     drop_path: float = Field(
         _recipe("drop_path"),
         **LIMITS["drop_path"],
-        description="share of items that skip the last block in training; less for earlier blocks",
+        description="share of items that skip the last block in training; "
+        "it is smaller for earlier blocks",
     )
 
     @field_validator("arch")
@@ -433,7 +434,7 @@ class FitConfig(Section):
     lr_mult: float = Field(
         _fine_tune("lr_mult"),
         **LIMITS["lr_mult"],
-        description="with fine_tune: the head's rate divided by the earliest layers'",
+        description="with fine_tune: the head's rate divided by that of the earliest layers",
     )
     layer_decay: float = Field(
         default_of("optim.groups:group_rates", "layer_decay"),
@@ -481,8 +482,8 @@ class FitConfig(Section):
     accumulate: int = Field(
         _optimizer("accumulate"),
         **LIMITS["accumulate"],
-        description="batches whose mean gradient makes one update; batches left at an epoch's "
-        "end make one too",
+        description="number of batches whose mean gradient makes one update; batches left over at "
+        "the end of an epoch make one too",
     )
     average: float = Field(
         _recipe("average"),
@@ -505,9 +506,10 @@ class FitConfig(Section):
     )
     best: str | None = Field(
         None,
-        description="what decides which epoch is the best, for --fit.keep-best, checkpoints and "
-        "report: a recorded metric (its highest value, or the lowest error_rate), valid_loss or "
-        "train_loss; by default the task's own (accuracy); ties go to the lowest valid_loss",
+        description="what decides which epoch is the best, for --fit.keep-best, the checkpoints "
+        "and the report: a recorded metric (its highest value, or the lowest error_rate), "
+        "valid_loss or train_loss; by default the task's own (accuracy); ties go to the lowest "
+        "valid_loss",
     )
 
     @field_validator("loss")

@@ -231,8 +231,8 @@ class DataBlock(NamesFastai):
         split: Function that holds out pictures for validation, such as one that `random_split`
             returns. Your own function `(source) -> (train, valid)` returns each part as numbers of
             items, or as a mask.
-        presize: Length in pixels to which the CPU resizes every picture: with method "crop", its
-            short side gets this length, with "pad" its long side, and with "squish" both sides.
+        presize: Length, in pixels, to which the CPU brings a side of every picture: the short side
+            with method "crop", the long side with "pad", and both sides with "squish".
         size: Side, or height and width, of the network's input, in pixels. The device brings
             presized pictures to this size.
         augment: Augmentation, such as `aug_transforms` returns; None if pictures are not to be
@@ -280,12 +280,11 @@ class DataBlock(NamesFastai):
 
         Args:
             batch_size: Number of pictures in each step.
-            cache: Where presized pictures are kept: "off" keeps them nowhere, "memory" in the
-                host's memory, and "device" on the device, in which case all pictures are presized
-                now, and each step picks the pictures of its batch from those on the device. "auto"
-                chooses the device if it is an accelerator and the pictures fit in a quarter of its
-                free memory; else the host's memory if they fit in a quarter of what is free in it;
-                else nowhere.
+            cache: Where presized pictures are kept: nowhere ("off"), in the host's memory
+                ("memory") or on the device ("device"). With "device", all pictures are presized
+                now, and each step takes its batch from those on the device. "auto" chooses the
+                device if it is an accelerator and the pictures fit in a quarter of its free memory;
+                else the host's memory if they fit in a quarter of what is free in it; else "off".
             seed: Seed of the shuffling.
 
         Raises:

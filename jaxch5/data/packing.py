@@ -86,9 +86,9 @@ def pack(
     Raises:
         DataError: A picture cannot be read, a class is left without pictures, or `out` cannot be
             written to or holds another set.
-        ConfigError: The source is itself packed, and its pictures are smaller than `size` or were
-            cropped although `method` does not allow that, or the seed is not a whole number from
-            0 to 2**32 - 1.
+        ConfigError: The seed is not a whole number from 0 to 2**32 - 1; or the source is itself
+            packed, and its pictures are smaller than `size` or were cropped although `method` does
+            not allow that.
     """
     source = with_range(source)
     check_presize(source, size, method)

@@ -37,8 +37,8 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
     """Returns the picture in 8 bits, with black as 0 and white as 255; values beyond are clipped.
 
     Raises:
-        DataError: Neither the file nor a setting states black and white, and the values do not fit
-            the black and white that are assumed or guessed instead.
+        DataError: Neither the file nor a setting states which values are black and white, and the
+            picture does not fit those that are assumed.
 
     Example:
         >>> from jaxch5.config.ranges import parse_range

@@ -46,9 +46,9 @@ def holds_own(pictures: Pictures, found: Found) -> bool:
 def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
     """Returns those pictures that a run was validated on and that still exist.
 
-    A file that has the name of such a picture, but different content, counts as a different
-    picture, possibly one that the run was trained on, and is left out. A picture whose class has
-    changed is scored against the class that it has now.
+    A file that has the name of such a picture but different content is left out, because it may be
+    a picture that the run was trained on. A picture whose class has changed is scored against the
+    class that it has now.
 
     Args:
         pictures: Pictures of the run.

@@ -11,9 +11,12 @@ A packed set is a folder, on this machine or at an address (`s3://...`), that co
   is the label, as four little-endian bytes, followed by a JPEG file of the presized picture.
 
 The JPEG files have full-resolution colours (4:4:4) and, by default, quality 95. For 93 photographs
-with a short side of 192 pixels (`benchmarks/pack.py`), such a file took 36 KB, and its PSNR against
-the presized picture was 39.8 dB (median; the lowest was 36.5). PNG took 89 KB and four times as
-long to decode; lossless WebP took 83 KB and 2.7 times as long to decode.
+with a short side of 192 pixels, `benchmarks/pack.py` compares them with lossless files:
+
+- JPEG took 36 KB per picture. The PSNR against the presized picture was 39.8 dB (median), and at
+  least 36.5 dB;
+- PNG took 89 KB, and four times as long to decode;
+- lossless WebP took 83 KB, and 2.7 times as long to decode.
 """
 
 from __future__ import annotations

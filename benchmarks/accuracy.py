@@ -4,8 +4,8 @@ A cell is one combination of a set of pictures, a starting point, a seed and a s
 fastai). Each cell is trained in a process of its own, and its result is stored as a file in the
 folder that `--out` names, so the benchmark can be stopped and resumed at any time. A set is either
 the digits, which are written as files so that both sides can read them, or a folder with `train/`
-and `valid/`; `--sets` gives the number of epochs after each set's name, and a set may appear several
-times, with different numbers. All starting points except `scratch` need `--body-from`, the set on
+and `valid/`; `--sets` gives the number of epochs after each set's name, and a set may appear
+several times, with different numbers. All starting points except `scratch` need `--body-from`, the set on
 which the weights are trained from which these starting points begin. That run, `body` in the folder
 `--out`, is trained first, unless it is there already. fastai loads its weights from the file that
 `jaxch5 export` writes. The digits, and the set of the body itself, are only trained from scratch.
@@ -160,8 +160,8 @@ def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, d
                     "weights": str(out / "body") if how.body else None,
                 }
                 for side in SIDES:
-                    parts = folder.name, arguments.arch, beginning, f"{epochs} epochs", str(seed), side
-                    yield out / f"{', '.join(parts)}.json", cell
+                    trained = folder.name, arguments.arch, beginning, f"{epochs} epochs"
+                    yield out / f"{', '.join([*trained, str(seed), side])}.json", cell
 
 
 def write_digits(folder: Path) -> None:

@@ -186,7 +186,7 @@ def many(pictures: Any) -> Iterable[Any]:
 
 
 def as_images(images: Any) -> Sequence[Picture]:
-    """Checks what can be checked before pictures are read, and returns them in a re-readable form.
+    """Checks pictures before they are used, and returns them in a form that can be read again.
 
     Args:
         images: A list of pictures, each in a form that `read_picture` takes; or one array that

@@ -54,7 +54,7 @@ class Profile(NamedTuple):
     Attributes:
         space: Colour space of the profile: "RGB", "GRAY" or "CMYK".
         arithmetic: Conversion to sRGB, if the profile is one for RGB that consists of curves and a
-            matrix, as most of them do; else None.
+            matrix, as most do; else None.
         shades: For each grey level, the corresponding one in sRGB, if the profile is one for grey;
             else None.
         transform: Conversion to sRGB, if the profile is of another kind; else None.

@@ -209,7 +209,7 @@ def check_heads(source: Source) -> None:
 
 
 class _Seen(NamedTuple):
-    """Holds what is kept of a picture that was read.
+    """Holds what is kept about a picture after it was read.
 
     Attributes:
         digest: Digest of the picture's size and pixels.
@@ -245,7 +245,7 @@ def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
 
 
 def _seen(source: Source, near: bool) -> Iterator[_Seen | DataError]:
-    """Yields what is kept of each item's picture, in order, or the error if it cannot be read."""
+    """Yields what is kept about each item's picture, in order, or the error in reading it."""
 
     def seen(item: int) -> _Seen | DataError:
         try:

@@ -81,8 +81,8 @@ def from_hub(
     place = place_of(weights, spec)
     file = fetch(place, cache, endpoint)
     found = from_file(file, spec, normalization, one=True, hub=place.known)
-    name = f"{place.repository}@{place.revision}" if place.revision else place.repository
-    return found._replace(origin=f"ImageNet ({name})" if weights == "imagenet" else name)
+    revision = f"@{place.revision}" if place.revision else ""
+    return found._replace(origin=place.repository + revision)
 
 
 def holds_weights(folder: Path) -> bool:

@@ -210,6 +210,25 @@ def test_half_precision_has_norms_and_logits_in_float32(narrow, dtype):
     assert_gradients_of_half(dtype, lambda dtype: create_model(NANO, 3, dtype=dtype), params, x)
 
 
+def test_what_is_computed_again_gives_the_same_gradient(narrow):
+    x = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
+    params = import_state_dict(filled(NANO, 3), NANO)["params"]
+
+    def gradient(remat):
+        model = create_model(NANO, 3, remat=remat)
+
+        def total(params):
+            return jnp.sum(model.apply({"params": params}, x, train=True) ** 2)
+
+        kept = jax.eval_shape(lambda params: jax.vjp(total, params)[1], params)
+        return jax.jit(jax.grad(total))(params), sum(leaf.size for leaf in jax.tree.leaves(kept))
+
+    (plain, kept), (again, kept_less) = gradient(False), gradient(True)
+    assert kept_less < 0.8 * kept
+    for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * np.abs(other).max())
+
+
 def test_each_block_is_left_out_as_often_as_its_place_asks(narrow):
     """The rate rises from 0 in the first block; each item has its own draws; what stays is scaled.
 

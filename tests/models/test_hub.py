@@ -7,9 +7,10 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import constants
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from jaxch5.config.settings import ModelConfig
 from jaxch5.data.block import DataBlock
@@ -104,6 +105,56 @@ def test_what_is_known_of_tags_is_what_timm_says(peer, tmp_path):
     assert known == {name: values for name, values in said.items() if name in known}
     resnets = {name for name in said if name.startswith("timm/resnet")}
     assert resnets == {name for name in known if name.startswith("timm/resnet")}
+
+
+# Writes folders as the hub has them, with weights none of which has its initial value.
+WRITES = """
+import sys
+
+sys.path.append(BENCHMARKS)
+from peer import declare_torchvision_operators
+
+declare_torchvision_operators()
+import timm
+import torch
+from timm.models import save_for_hf
+
+for arch in ARCHITECTURES:
+    model = timm.create_model(arch)
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.add_(torch.rand(value.shape))
+    save_for_hf(model, arch, safe_serialization=True)
+"""
+WRITTEN = ("resnet18", "resnet18d", "convnext_nano", "vit_small_patch14_reg4_dinov2")
+
+
+@pytest.mark.slow
+def test_what_timm_writes_is_read_from_the_hub_and_written_again_to_the_bit(peer, serve, tmp_path):
+    """No entry of timm's file is lost, none is added, and what its config.json says is used."""
+    benchmarks = str(Path(__file__).parent.parent.parent / "benchmarks")
+    peer(f"BENCHMARKS, ARCHITECTURES = {benchmarks!r}, {WRITTEN}\n{WRITES}", tmp_path)
+    folders = {spec_of(arch).weights[0].repository: tmp_path / arch for arch in WRITTEN}
+    hub = serve(
+        {
+            name: {part: (folder / part).read_bytes() for part in (SAFE, CONFIG)}
+            for name, folder in folders.items()
+        }
+    )
+    for arch, (repository, folder) in zip(WRITTEN, folders.items(), strict=True):
+        found = from_hub(arch, tmp_path / "cache", hub.endpoint, repository)
+        wanted, written = load_file(folder / SAFE), export_state_dict(found.variables, arch)
+        assert written.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert written[name].dtype == value.dtype, name
+            np.testing.assert_array_equal(written[name], value, name)
+        said = json.loads((folder / CONFIG).read_text())["pretrained_cfg"]
+        size = said.get("test_input_size", said["input_size"])[1]
+        assert found.remarks == (f"tested at {size} pixels",)
+        crop = said.get("test_crop_pct", said["crop_pct"])
+        assert found.view == View(crop, said["interpolation"])
+        assert found.normalization == Normalization(tuple(said["mean"]), tuple(said["std"]))
+        assert found.licence == said["license"]
 
 
 TAG = "timm/resnet18.fb_swsl_ig1b_ft_in1k"

@@ -64,7 +64,7 @@ def test_imagenets_weights_are_fetched_once(hub, variables, tmp_path):
     assert_equal(first.variables, variables)
     assert first.normalization == spec_of("resnet18").normalization == IMAGENET
     assert first.view == View(0.875, "bilinear")
-    assert REPOSITORY in first.origin
+    assert first.origin == REPOSITORY
     assert hub.asked["GET"] == 1
     asked = hub.asked.total()
     assert_equal(fetched().variables, variables)

@@ -79,7 +79,7 @@ def test_the_eight_symmetries_are_eight_and_keep_the_square():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(20, 400), st.integers(20, 400), st.booleans(), PARTS, ANGLES)
 def test_a_turned_square_stays_a_square_on_the_canvas(width, height, laid, place, degrees):
-    """A rotation shears nothing, whatever the picture's shape and even if it lies on its side."""
+    """A rotation does not shear a picture, whatever its shape and even if it lies on its side."""
     frame = [[0, height, 0], [-width, 0, width], [0, 0, 1]] if laid else np.diag([width, height, 1])
     frame = jnp.array(frame, jnp.float32)[None]
     matrix = geometry.compose(

@@ -28,7 +28,7 @@ def test_mixup_weighs_pictures_and_targets_alike():
 
 @pytest.mark.parametrize("mix", [mixup, cutmix])
 def test_each_picture_is_the_partner_of_one_other(mix):
-    """Partners are a random order of the batch, so few pictures are their own partner."""
+    """The partners are the batch in random order, so few pictures are their own partner."""
     partners = [np.asarray(mix(numbered(64, 2), jax.random.key(seed)).partner) for seed in (0, 1)]
     for partner in partners:
         assert sorted(partner) == list(range(64))
@@ -37,9 +37,9 @@ def test_each_picture_is_the_partner_of_one_other(mix):
 
 
 def test_cutmix_targets_count_the_pixels():
-    """The pixels of one box in each picture are its partner's, at the same place, and are counted.
+    """A picture has its partner's pixels in one box; `share` is the fraction of pixels outside it.
 
-    All pixels of all pictures differ, so it shows where each is from.
+    The pixels of all pictures differ from each other, so the value of each shows where it is from.
     """
     pictures = jnp.arange(16 * 12 * 8 * 3.0).reshape(16, 12, 8, 3) / 4608
     mixed = cutmix(pictures, jax.random.key(1))
@@ -59,8 +59,8 @@ def test_cutmix_targets_count_the_pixels():
 def test_cutmixs_boxes_are_those_of_its_paper(alpha):
     """Over 2,000 pairs, the share that is kept has the quantiles that the paper's rule gives.
 
-    A box has a beta-distributed share of the pixels and its middle anywhere in the picture, and is
-    clipped at the border.
+    By this rule, a box covers a beta-distributed share of the pixels, may be centred anywhere in
+    the picture, and is clipped at the border.
     """
     rng = np.random.default_rng(0)
     half = np.sqrt(1 - rng.beta(alpha, alpha, 100_000)) / 2
@@ -73,7 +73,7 @@ def test_cutmixs_boxes_are_those_of_its_paper(alpha):
 
 
 def test_mixups_shares_are_beta_distributed():
-    """Over 2,000 pairs, the larger share has the quantiles that beta-distributed shares have."""
+    """Over 2,000 pairs, the larger share has the quantiles that follow from a beta distribution."""
     shares = np.random.default_rng(0).beta(0.4, 0.4, 100_000)
     expected = np.quantile(np.maximum(shares, 1 - shares), [0.1, 0.5, 0.9])
     mixed = mixup(jnp.zeros((2000, 1, 1, 3)), jax.random.key(2))

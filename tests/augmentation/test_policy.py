@@ -30,7 +30,7 @@ def rows(batch, chosen):
     ("policy", "size"), [(aug_transforms(min_scale=0.75), 32), (FULL, 64)], ids=["usual", "full"]
 )
 def test_an_items_pixels_do_not_depend_on_its_batch(photographs, on_canvas, policy, size):
-    """An item's pixels are equal bit for bit whichever items are in its batch, in whatever order.
+    """An item's pixels are the same, bit for bit, in any batch and at any place in it.
 
     This holds with several sub-samples per output pixel and with one.
     """
@@ -78,7 +78,7 @@ def test_draws_differ_by_item_and_by_key(photographs, on_canvas):
 
 
 def test_leaving_one_operation_out_changes_no_other_draw(photographs, on_canvas):
-    """Without rotations, the pictures that were not going to be rotated stay the same."""
+    """Without rotations, the pictures that would not have been rotated anyway stay the same."""
     batch = on_canvas(photographs[:1] * 12, 64, 96)
 
     def drawn(policy):
@@ -148,7 +148,7 @@ def test_without_a_policy_or_with_an_empty_one(photographs, on_canvas):
     key = jax.random.key(0)
     np.testing.assert_array_equal(augment(None, batch, key, 32), center(batch, 32))
     squares = on_canvas([picture[:64, :64] for picture in photographs], 64, 64)
-    # In a square picture, there is no position to draw either, so this policy is the centre crop.
+    # A square picture leaves no position to draw either, so this policy gives the centre crop.
     np.testing.assert_array_equal(augment(NOTHING, squares, key, 32), center(squares, 32))
 
 

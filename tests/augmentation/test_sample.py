@@ -22,7 +22,7 @@ def squares(photographs, on_canvas, side=64):
 
 
 def drawn(batch, operation, size, run=compiled, **options):
-    """Applies one operation to the pictures' middle squares; returns pictures and matrices."""
+    """Applies one operation to each picture's middle square; returns pictures and matrices."""
     operation = jnp.broadcast_to(operation, (len(batch.image), 3, 3))
     middle = geometry.position(batch.frame, jnp.full(len(batch.image), 0.5))
     matrix = geometry.compose(batch.frame, middle, operation, geometry.square(size))
@@ -216,8 +216,8 @@ def test_bfloat16_is_the_rounded_float32(photographs, on_canvas):
 def test_sub_samples_are_gathered_along_each_direction_by_its_own_scale(across, down, a, b, n):
     """In each direction, sub-samples move closer together as that direction's scale requires.
 
-    They are never further apart than if evenly spaced, and are evenly spaced along a direction in
-    which an output pixel covers many canvas pixels.
+    They are never further apart than evenly spaced sub-samples would be. Along a direction in which
+    an output pixel covers many canvas pixels, they are evenly spaced.
     """
     turns = (np.asarray(geometry.rotate(jnp.array([d])), np.float64)[0, :2, :2] for d in (a, b))
     matrix = next(turns) @ np.diag([across, down]) @ next(turns)
@@ -232,7 +232,7 @@ def test_sub_samples_are_gathered_along_each_direction_by_its_own_scale(across, 
 
 @pytest.mark.parametrize("scale", [1.5, 1.9])
 def test_a_sheared_picture_loses_no_more_by_gathered_sub_samples(photographs, scale):
-    """Gathered sub-samples have a smaller error than even ones if the matrix contains a shear.
+    """If the matrix contains a shear, gathered sub-samples have a smaller error than evenly spaced.
 
     The picture is squished to two thirds of its width and turned. The error is the difference from
     the mean of 8x8 cubic samples.
@@ -260,5 +260,5 @@ def test_a_sheared_picture_loses_no_more_by_gathered_sub_samples(photographs, sc
             arguments = jnp.asarray(pixels)[None], jnp.asarray(matrix, jnp.float32)[None], frame
             seen = sample(*arguments, size, subsamples=2, gathered=gathered)[0]
             errors[gathered] += float(np.mean((np.asarray(seen) - exact) ** 2))
-    # The error is smaller by about a decibel or more.
+    # A factor of 0.8 is about one decibel.
     assert errors[True] < 0.8 * errors[False]

@@ -27,18 +27,18 @@ from jaxch5.models.weights import export_state_dict
 from jaxch5.run.directory import create_run, open_run
 from jaxch5.view import view_of
 
-# All settings but two, which the tests of their sources cover.
+# All settings but two that name sources of pictures; the tests of these sources cover them.
 KEYS = [key for key in known_keys(Config) if key not in ("data.archive", "data.tfds")]
 SIZES = ("--data.presize", "10", "--data.size", "9", "--data.batch-size", "4")
-# Settings that are always refused here, because they need one of these sources, several devices or
-# another architecture; other tests cover them.
+# Settings that are always refused here, because they need one of those two sources, several devices
+# or another architecture; other tests cover them.
 ELSEWHERE = {"data.sha256", "data.tfds_dir", "model.bn", "model.drop_path", "fit.shard_optimizer"}
 # Settings that have no effect alone, each with the arguments that are given along with it.
 TOGETHER = {
     "model.mean": ["--model.std", "0.4,0.4,0.4"],
     "model.std": ["--model.mean", "0.4,0.4,0.4"],
 }
-# For each setting whose value may be an import path, two values that are not one.
+# For each setting whose value may be an import path, two values that are not import paths.
 NAMES = {
     "fit.loss": ("cross_entropy", "focal"),
     "fit.class_weights": ("none", "balanced"),
@@ -46,7 +46,7 @@ NAMES = {
     "model.arch": ("resnet18", "resnet34"),
     "model.task": ("softmax", "sigmoid"),
 }
-# Settings that may ask for what happens anyway.
+# Settings that are accepted even if they ask for what happens anyway.
 OBEYED = {"data.split"}
 
 
@@ -85,7 +85,7 @@ def words(key, value):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Folders and tables of pictures, and other values for settings whose type suggests none."""
+    """Folders and tables of pictures, and other values that a setting's type does not suggest."""
     root = tmp_path_factory.mktemp("places")
     rng = np.random.default_rng(0)
     rows = []
@@ -207,7 +207,7 @@ def observed(config, with_learner):
     learn = learner_for(to_toml(config.model_copy(update={"fit": fit})))
     train_as_configured(learn, with_epochs(config, len(data.train.items)).fit)
     recipe = vars(learn.recipe) if hasattr(learn.recipe, "__dict__") else learn.recipe._asdict()
-    # Functions cannot be compared, so their parts and results are.
+    # Functions cannot be compared, so their parts and results are compared instead.
     mix = recipe["mix"] and (recipe["mix"].func, recipe["mix"].keywords)
     logits = np.array([[2.0, -1.0], [0.5, 1.5]], np.float32)
     return seen | {

@@ -110,7 +110,8 @@ def test_epochs_go_by_the_number_of_photographs_unless_they_are_given(pictures):
 def test_what_the_pictures_decided_is_recorded(pictures, tmp_path, capsys, monkeypatch):
     """A run's file records the number of epochs that was chosen for the number of pictures.
 
-    The same configuration thus trains as long again, even if pictures have been added or removed.
+    A run with this file trains for the same number of epochs, even if pictures have been added or
+    removed.
     """
     (tmp_path / "ends.py").write_text("def at_once(event): raise RuntimeError('enough')")
     monkeypatch.syspath_prepend(tmp_path)

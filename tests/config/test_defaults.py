@@ -56,15 +56,16 @@ def section(name, **choice):
 
 # The settings' names, keyed by the names of the parameters that they are passed to.
 CALLED = {"label_smoothing": "label_smoothing", "alpha": "mix_alpha", "base_lr": "lr"}
-# Parameters that mean something else than the setting of the same name. An optimizer of your own,
-# for example, begins with its own rate; a learner sets the rate before each step.
+# Parameters that mean something other than the setting of the same name. For example, `lr` is the
+# rate of an optimizer that is used without a learner; a learner sets the rate before each step.
 OTHER = {(make_optimizer, "lr"), (random_split, "seed")}
-# For these parameters, None means the default of the plan, which has two phases or one cycle.
+# For these parameters, None means the plan's default, which depends on whether the plan has two
+# phases or one cycle.
 OTHER |= {(Learner.fine_tune, n) for n in ("freeze_epochs", "lr_mult", "pct_start", "div")}
-# A recipe tells a head that was given from the default, since only the former can be refused.
+# A recipe distinguishes a head that was given from the default, as only a given one can be refused.
 OTHER |= {(Recipe, "head")}
-# The functions that settings are passed to, each with the section as it is when the function is
-# called.
+# The functions that settings are passed to, each with a section of a configuration for which the
+# function is called.
 FEEDS = [
     *((call, section("fit", schedule="one_cycle")) for call in (Learner.fit_one_cycle, one_cycle)),
     (one_cycle_momentum, section("fit", schedule="one_cycle")),

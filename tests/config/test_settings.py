@@ -100,6 +100,6 @@ def test_a_path_that_toml_cannot_hold_is_refused():
 
 
 def test_a_home_that_nobody_has_is_one_line_with_what_was_meant():
-    """For a path such as `~photos`, the error suggests `~/photos`; Python's own names neither."""
+    """For the path `~photos`, the error suggests `~/photos`; Python's own error names neither."""
     with pytest.raises(ConfigError, match="did you mean ~/no_such_user/x"):
         Config.model_validate({"data": {"path": "~no_such_user/x"}})

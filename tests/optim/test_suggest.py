@@ -22,9 +22,9 @@ def test_suggestions_are_fastais(case):
 
 
 def test_the_last_decrease_is_the_end_of_the_slope():
-    """For a loss that falls from 1e-4 to 1e-2, `last_decrease` suggests 1e-2.
+    """If the loss falls between the rates 1e-4 and 1e-2, `last_decrease` suggests 1e-2.
 
-    The loss falls in a straight line, is flat before and after it, and rises at the end.
+    The loss is flat at first, falls in a straight line, is flat again, and rises at the end.
     """
     log = np.log10(LRS)
     losses = 3 - np.clip(log + 4, 0, 2) + 5 * np.clip(log + 0.5, 0, None)
@@ -38,9 +38,9 @@ def test_slide_suggests_the_lowest_rate_of_a_sweep_that_is_shorter_than_its_wind
 
 
 def test_a_rate_is_found_on_any_curve():
-    """Every rule suggests a rate of the sweep, but neither of its first tenth nor of its end.
+    """Each rule suggests a rate of the sweep, but none from its first tenth or its very end.
 
-    `minimum` suggests a tenth of such a rate.
+    `minimum` divides such a rate by ten.
     """
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -52,7 +52,7 @@ def test_a_rate_is_found_on_any_curve():
 
 @pytest.mark.parametrize("rise", [1.0, 0.0])
 def test_no_rate_is_suggested_if_the_loss_never_falls(rise):
-    """Its highest rate, at which everything explodes, was suggested by `valley`."""
+    """Before, `valley` suggested the highest rate of such a sweep, at which the loss explodes."""
     with pytest.raises(
         TrainingError, match=r"the loss never fell between the rates 6\.3e-07 and 3"
     ):
@@ -66,7 +66,7 @@ def test_a_fall_at_the_first_step_alone_suggests_the_lowest_rates():
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_losses_that_are_no_numbers_are_passed_over(number):
-    """A sweep with such losses gets the suggestions of the same sweep without these steps."""
+    """The suggestions are those of the same sweep without the steps that have such losses."""
     case = next(case for case in GOLDEN["lr_find"] if case["stopped_after"] > 80)
     losses = np.array(case["smooth_loss"][: case["stopped_after"]])
     rates, steps = LRS[: len(losses)], [20, 55, 70]

@@ -166,7 +166,7 @@ def test_the_code_of_a_module_is_what_is_in_memory(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(policy, function, lambda *_: None)
         assert found() != before
-        # The lambda belongs to a module that is not known, so no two fingerprints are equal.
+        # The lambda is from a module that is not `known`, so its fingerprint equals no other.
         assert found() != found()
     assert found() == before
 

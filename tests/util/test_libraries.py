@@ -12,11 +12,11 @@ import pytest
 from jaxch5.util.libraries import PREFIXES, empty_is_unset, logging_from, silent, variable
 
 ROOT = Path(__file__).parents[2]
-# Matches code that asks whether a variable is set, and that takes an empty variable for set.
+# Matches code that asks whether a variable is set and that counts an empty variable as set.
 ASKS = re.compile(
     r"in os\.environ\b(?!\.)|getenv\(|\.setdefault\(\"[A-Z]|environ\.get\([^)]*\)(?! or)"
 )
-# Lines that contain one of these may match: pytest-xdist never sets its variable to nothing, the
+# Lines that contain one of these may match: pytest-xdist never leaves its variable empty, the
 # compiler's flags are a string that may be empty, and a loop over all names reads no value.
 EXCUSED = ("PYTEST_XDIST_WORKER", 'get("XLA_FLAGS", "")', "for name in os.environ")
 
@@ -42,7 +42,7 @@ def test_an_empty_variable_is_none(monkeypatch):
 
 
 def test_libraries_see_no_empty_variable(monkeypatch):
-    """`empty_is_unset` hides empty variables, but not the one that hides all GPUs if it is empty.
+    """`empty_is_unset` hides empty variables, except for one that hides all GPUs if it is empty.
 
     Afterwards, all variables are as before.
     """

@@ -25,7 +25,7 @@ SETTINGS = [
 @pytest.mark.parametrize(("section", "name"), SETTINGS, ids=[name for _, name in SETTINGS])
 def test_python_refuses_the_values_that_the_command_line_refuses(section, name):
     for value in VALUES:
-        # Whether a setting has an effect is another question.
+        # Leniently, because a setting that has no effect would be refused whatever its value.
         try:
             section.model_validate({name: value}, context={"lenient": True})
         except ValidationError:

@@ -1,4 +1,4 @@
-"""The small server answers only this machine, and no page of another site."""
+"""The small server answers requests from this machine alone, and none from pages of other sites."""
 
 import http.client
 import threading

@@ -18,7 +18,7 @@ from jaxch5.util.text import described, plain_console, print_line, print_row
 
 
 class ZMQInteractiveShell:
-    """A class with the name by which rich recognizes a notebook, from `get_ipython()`."""
+    """A stand-in for what `get_ipython()` returns in a notebook, which rich knows by this name."""
 
 
 @pytest.mark.parametrize("stderr", [False, True])
@@ -64,11 +64,11 @@ def test_what_is_counted_has_the_form_that_goes_with_one():
 
 
 class Table:
-    """An object without a text of its own, as most are; its `repr` has its address."""
+    """A class that defines no `__repr__`, so that the `repr` of an object contains its address."""
 
 
 def test_a_description_is_the_same_in_every_process():
-    """It has no address of an object, and no order of a set, which differ between processes."""
+    """It contains no object's address and ignores a set's order: both differ between processes."""
     words = {"b", "a", "c"}
     assert described(partial(max, key=Table(), of=words)) == "max(key=Table, of=[a, b, c])"
     assert described([1.0, np.float32(0.5), (True, None)]) == "[1, 0.5, [True, None]]"

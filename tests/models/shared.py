@@ -100,7 +100,7 @@ def assert_gradients_of_half(dtype, model_of, params, x):
 
 
 def refusal(read, *arguments, **named):
-    """Returns the message, of one line, of the WeightsError that a call must raise."""
+    """Returns the message of the WeightsError that a call must raise, which must be one line."""
     with pytest.raises(WeightsError) as raised:
         read(*arguments, **named)
     line = str(raised.value)

@@ -133,7 +133,8 @@ def test_any_damaged_entry_is_refused_by_the_name_that_the_file_gives_it(
 def test_of_several_networks_the_one_that_is_named_is_taken(state_dicts, tmp_path):
     """The part after `#` in a path selects one of several networks in a file.
 
-    Without it, the weights themselves are read, not their average. `origin` names the network.
+    Without this part, the weights themselves are read, not their average. `origin` tells which
+    network was read.
     """
     state_dict, _ = state_dicts["linear"]
     file = tmp_path / "both.safetensors"

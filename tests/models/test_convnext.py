@@ -85,7 +85,8 @@ def test_the_way_in_and_out_changes_no_bit(head):
 def test_what_timm_computes_is_computed(arch, usual_compiler):
     """Logits, loss and gradients equal timm's.
 
-    One network is compiled as for users; quick compilation of the others halves the time.
+    One network is compiled with the compiler's usual settings, as a user's is. The others are
+    compiled with the tests' settings, which halves the time.
     """
     run_alone(__file__, arch, usual_compiler if arch == NANO else None)
 
@@ -197,14 +198,14 @@ def apply(nano):
     "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.float16)]
 )
 def test_half_precision_has_norms_and_logits_in_float32(narrow, dtype):
-    """Each gradient differs from that of float32 by a few roundings alone."""
+    """Each gradient differs by only a few roundings from the gradient in float32."""
     params = import_state_dict(filled(NANO, 3), NANO)["params"]
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     keep = {"capture_intermediates": lambda module, _: isinstance(module, nn.LayerNorm)}
     apply = partial(create_model(NANO, 3, dtype=dtype).apply, train=True, mutable="intermediates")
     logits, norms = jax.eval_shape(partial(apply, **keep), {"params": params}, x)
     norms = jax.tree.leaves(norms)
-    # One in the stem, in each block, before each stage but the first, and in the head.
+    # A norm is in the stem, in each block, before each stage but the first, and in the head.
     assert len(norms) == 1 + 5 + 3 + 1
     assert {leaf.dtype for leaf in (logits, *norms)} == {jnp.dtype("float32")}
     assert_gradients_of_half(dtype, lambda dtype: create_model(NANO, 3, dtype=dtype), params, x)
@@ -232,7 +233,7 @@ def test_what_is_computed_again_gives_the_same_gradient(narrow):
 def test_each_block_is_left_out_as_often_as_its_place_asks(narrow):
     """The rate rises from 0 in the first block; each item has its own draws; what stays is scaled.
 
-    So each item's logits are those of one of the networks that lack some of the blocks.
+    Each item's logits are therefore those of a network that lacks some of the blocks.
     """
     params = flatten_dict(import_state_dict(filled(NANO, 3), NANO)["params"])
     blocks = [path for path in sorted(params) if path[-1] == "gamma"][1:]
@@ -279,7 +280,7 @@ SIZES = ("--data.presize", 36, "--data.size", 32, "--data.batch-size", 8)
 
 @pytest.fixture
 def started(capsys):
-    """Provides a function that runs a command here and returns its status, output and messages."""
+    """Provides a function that runs a command and returns its status, output and messages."""
 
     def start(command, options, *argv):
         status = run(command, options, f"python -m {command.__name__}", [*map(str, argv)])

@@ -41,12 +41,12 @@ def test_the_choice_of_form_changes_no_number(size, stride, side):
 
 
 def times_computed(function, *arguments):
-    """Returns how many times a function's program on a CPU computes the maxima of an array."""
+    """Returns how many operations of a function's compiled program take elementwise maxima."""
     return jax.jit(function).lower(*arguments).compile().as_text().count(" maximum(")
 
 
 def test_a_block_is_not_computed_again_by_those_after_it():
-    """The ReLU at the end of each block is computed once, however often the block is read."""
+    """The ReLU at the end of each block is computed once, however often its output is read."""
 
     def blocks(x, matrix):
         for _ in range(3):
@@ -77,7 +77,7 @@ def test_what_a_convolution_reads_is_not_computed_again_for_its_gradient():
 def test_no_map_that_is_low_or_narrow_is_left_to_xla(sides, stride):
     """XLA's convolution is not used if the output has a shorter side than the kernel.
 
-    It would take a hundred times as long.
+    XLA would take a hundred times as long.
     """
     x, kernel = normal(0, 2, *(side * stride for side in sides), 5), normal(1, 3, 3, 5, 7)
     (result, *gradients), (expected, *expected_gradients) = of_each(

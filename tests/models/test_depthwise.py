@@ -53,7 +53,7 @@ def test_half_precision_is_summed_up_in_float32():
     expected = full, *of_full(cotangent.astype(jnp.float32))
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == jnp.bfloat16
-        # Half a unit of the last place, and a little for another order of addition in float32.
+        # Half a unit in the last place, and a little more for another order of float32 additions.
         atol = 1e-5 * float(jnp.abs(other).max())
         np.testing.assert_allclose(one.astype(jnp.float32), other, rtol=2**-8, atol=atol)
 

@@ -83,7 +83,7 @@ json.dump(said, open("said.json", "w"))
 
 
 def test_what_is_known_of_tags_is_what_timm_says(peer, tmp_path):
-    """All weights known here are timm's, with its values, and all of its ResNet weights are known.
+    """All weights listed here have timm's values, and all of timm's ResNet weights are listed.
 
     Some tags of its vision transformers are left out because they belong to other networks.
     """

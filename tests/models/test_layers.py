@@ -27,8 +27,8 @@ EVAL = [
     [-1.0533839464187622, -0.9298704862594604, -0.10205058753490448],
     [-0.17712682485580444, -1.5581722259521484, -0.26435786485671997],
 ]
-# The same in training, with both dropout rates at 0; `MEAN` and `VAR` are the second batch norm's
-# first four running means and variances after that.
+# The same in training, with both dropout rates at 0; `MEAN` and `VAR` are the first four running
+# means and variances of the second batch norm afterwards.
 TRAIN = [
     [-1.87889564037323, 1.0469422340393066, 2.2794675827026367],
     [1.8134779930114746, 0.25608497858047485, -1.4718844890594482],
@@ -110,7 +110,7 @@ def test_dropout_is_drawn_from_the_key_and_only_in_training():
 
 @pytest.mark.parametrize(("number", "rate"), [(1, 0.25), (2, 0.5)])
 def test_dropout_leaves_out_as_much_as_fastais_does(number, rate):
-    """Each layer leaves out its share of the values, and scales the others so their mean stays."""
+    """Each layer sets its share of the values to 0, and scales up the others to keep the mean."""
     head = ConcatPoolHead(3)
     layers = {f"bn{number}", f"dropout{number}"}
     _, kept = head.apply(
@@ -148,7 +148,7 @@ def test_batch_norm_normalizes_by_the_biased_and_keeps_the_unbiased_variance():
 
 @pytest.mark.parametrize("sides", [(1, 1), (7, 7), (5, 9)])
 def test_evaluation_takes_the_mean_that_training_takes(sides):
-    """Evaluation, which takes means by matrix products on a CPU, may differ only by rounding."""
+    """Evaluation takes means by matrix products on a CPU; only the rounding may be different."""
     x = jax.random.normal(jax.random.key(1), (3, *sides, 512))
     head = LinearHead(10)
     variables = head.init(jax.random.key(0), x, train=False)

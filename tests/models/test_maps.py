@@ -53,7 +53,7 @@ def shapes(model, sides):
         ("resnet18", (64, 64), (4, 4, 256)),
         ("resnet18", (32, 32), (4, 4, 128)),
         ("resnet18", (8, 8), (4, 4, 64)),
-        # The map is a stage's output, not one inside the next stage before the sides are halved.
+        # The map is a stage's output, not one in the next stage before that halves the sides.
         ("resnet50", (64, 64), (4, 4, 1024)),
         ("convnext_nano", (128, 192), (4, 6, 640)),
         (VIT, (32, 48), (1 + 4 + 4 * 6, 16)),
@@ -118,7 +118,7 @@ def test_a_resnets_maps_are_those_that_pytorch_computes():
 def test_a_pixel_of_the_map_is_shown_in_the_middle_of_what_it_sees(arch):
     """A pixel of a map is shown at the centre of the part of the input that it depends on.
 
-    Without a correction, a ResNet's map would be half a stride too far to the right and bottom.
+    Without a correction, a ResNet's map would be half a stride too far to the right and too low.
     """
     model, spec, side = create_model(arch, 2), spec_of(arch), 128
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, side, side, 3)), jnp.float32)

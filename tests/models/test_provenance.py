@@ -136,9 +136,9 @@ def test_a_file_of_that_name_that_is_something_else_says_nothing(content, folder
 
 
 def test_metadata_without_its_other_half_is_refused(folder):
-    """Metadata with a mean but no deviation are refused, unless the settings state both.
+    """Metadata with a mean but no deviation is refused, unless the settings state both.
 
-    Before, ImageNet's deviation was silently combined with the other mean.
+    An earlier version silently combined the given mean with ImageNet's deviation.
     """
     with pytest.raises(WeightsError, match="its metadata lacks std"):
         known(folder, {"mean": json.dumps([0.5] * 3)})

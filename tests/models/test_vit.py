@@ -69,7 +69,7 @@ def drawn(spec, size, head="linear"):
 
 
 def mixed(spec, sides, head="linear"):
-    """Returns variables with which each token changes all others, unlike those of a new network.
+    """Returns variables with which every token affects all others, unlike those of a new network.
 
     The variables of the body are the same under either head.
     """
@@ -261,8 +261,8 @@ def test_layer_decay_gives_each_block_the_share_that_timm_gives_it():
 def test_registers_and_patches_reach_the_head(head):
     """The head "linear" takes the class token; "concat_pool" takes the patches' mean as well.
 
-    Registers change both, but are no patches, and have no positions: two that are exchanged only
-    change places. So do two patches that are exchanged together with their positions.
+    Registers affect both, but are not patches, and have no positions: exchanging two of them only
+    exchanges their outputs. So does exchanging two patches together with their positions.
     """
     x = jax.random.normal(jax.random.key(1), (2, 32, 24, 3))
     model, variables = create_model(REGISTERED, 3, head), mixed(REGISTERED, (32, 24), head)
@@ -297,7 +297,7 @@ def test_registers_and_patches_reach_the_head(head):
 
 @pytest.mark.parametrize("spec", [SPEC, REGISTERED])
 def test_with_a_linear_head_the_last_block_computes_the_class_token_alone(spec):
-    """The class token and all gradients are what they are if every token is computed."""
+    """The class token and all gradients are the same as if every token were computed."""
     model, x = create_model(spec, 3), jax.random.normal(jax.random.key(1), (2, 32, 24, 3))
     params = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)["params"]
     leaves, tree = jax.tree.flatten(params)
@@ -331,7 +331,7 @@ def test_with_a_linear_head_the_last_block_computes_the_class_token_alone(spec):
     "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.float16)]
 )
 def test_half_precision_keeps_weights_and_logits_in_float32(dtype):
-    """So are gradients, each of which differs from that of float32 by a few roundings alone."""
+    """Gradients are float32, too, and differ from those of full precision by a few roundings."""
     x, params = (
         jax.random.normal(jax.random.key(1), (2, 16, 16, 3)),
         mixed(SPEC, (16, 16))["params"],
@@ -363,9 +363,10 @@ def test_what_is_computed_again_gives_the_same_gradient():
 
 
 def test_blocks_are_left_out_in_training_alone():
-    """In training, each half of the last block is left out for some items, and scaled for others.
+    """In training, the last block's attention and its MLP are each left out for some items.
 
-    The rate rises from 0 in the first block, and each item has draws of its own.
+    For the other items, they are scaled. The rate rises from 0 in the first block, and each item
+    has draws of its own.
     """
     x, variables = jax.random.normal(jax.random.key(1), (16, 16, 16, 3)), mixed(SPEC, (16, 16))
 
@@ -382,7 +383,7 @@ def test_blocks_are_left_out_in_training_alone():
     np.testing.assert_allclose(logits(0.5, False), logits(0.0), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(logits(0.5), logits(0.5))
     assert np.any(logits(0.5) != logits(0.5, True, 1))
-    # What stays at a rate of a half is doubled.
+    # At a rate of a half, what is not left out is doubled.
     choices = [(attention, mlp) for attention in (0.0, 2.0) for mlp in (0.0, 2.0)]
     outcomes = jnp.stack([logits(0.0, True, 0, *choice) for choice in choices])
     apart = np.abs(outcomes - logits(0.5)).max(axis=-1)

@@ -52,7 +52,7 @@ def test_a_rate_is_found_on_any_curve():
 
 @pytest.mark.parametrize("rise", [1.0, 0.0])
 def test_no_rate_is_suggested_if_the_loss_never_falls(rise):
-    """Before, `valley` suggested the highest rate of such a sweep, at which the loss explodes."""
+    """In an earlier version, `valley` suggested the sweep's highest rate, where losses explode."""
     with pytest.raises(
         TrainingError, match=r"the loss never fell between the rates 6\.3e-07 and 3"
     ):

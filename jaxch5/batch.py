@@ -19,8 +19,8 @@ class Batch:
 
     `frame` maps a point of the unit square to a pixel of the canvas, in homogeneous coordinates.
     The unit square (x to the right, y down) stands for the part of the upright picture that is
-    kept. The last entry of `frame` is the aspect ratio of the picture divided by the one that it
-    has on the canvas; this is 1 unless the picture is squished there. Pixel centres are at half
+    kept. The last entry of `frame` is the aspect ratio of the picture divided by its aspect ratio
+    on the canvas; this is 1 unless the picture is squished there. Pixel centres are at half
     integers. Augmentation derives an item's random numbers from its `index`, which is increased by
     the split's size for each time that the item was already drawn in the epoch. A row whose `mask`
     is False only fills up a batch, and never counts.

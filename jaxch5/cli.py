@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 FIGURES = (".png", ".pdf", ".svg")
 FIGURE_DPI = 120
-# Key in a command's result: true if the command did its work, but has failures to report.
+# Key in a command's result, whose value is true if the command did its work, but has failures to
+# report.
 FAILED = "failed"
 
 
@@ -50,7 +51,7 @@ class Options(Config):
     )
     debug: bool = Field(False, description="show the traceback of an error")
 
-    # Lines about settings of the file that have no effect beside those of the command line.
+    # Lines about settings in the file that the command line's settings leave without effect.
     _overruled: tuple[str, ...] = PrivateAttr(())
 
     # Name of the positional argument that stands for `data.path`.

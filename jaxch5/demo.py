@@ -118,10 +118,10 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
     """Classifies the picture in a file; without a file, the answer is empty.
 
     Returns:
-        Either the probabilities of the likeliest classes, most likely first, and a message, which
-        says if the first class is less probable than all others together, and which values were
-        taken for black and white if the picture has more than 8 bits and no range was set; or no
-        probabilities, and a message that says why there are none.
+        The probabilities of the likeliest classes, most likely first, and a message. The message
+        says if the first class is less probable than all others together. If the picture has more
+        than 8 bits and no range was set, it also says which values were taken for black and white.
+        If there is no answer, there are no probabilities, and the message says why.
     """
     if path is None:
         return {}, ""
@@ -144,10 +144,10 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
 
 
 def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
-    """Returns lines about a classifier: its classes, how often it is right, and when it names none.
+    """Returns lines about a classifier: its classes, its accuracy, and when it names no class.
 
     Args:
-        run: Run directory, or a learner's file, which does not say how often answers are right.
+        run: Run directory, or a learner's file, which does not state the accuracy.
         predictor: The run's classifier.
         scored: Whether the classifier answers as it did when the run scored it.
     """
@@ -173,8 +173,8 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
     lines.append(
         f"If no class is at least {percent(threshold, 0)} probable, it answers 'none of these'."
         if threshold
-        else "It always names one of these; the page asks 'none of these?' if all other classes "
-        "together are more probable than the one that it names."
+        else "It always names one of its classes; the page asks 'none of these?' if all other "
+        "classes together are more probable than the one that it names."
     )
     return lines
 
@@ -220,7 +220,7 @@ def examples(run: Path, folder: Path) -> list[str]:
 
 
 def _reading(predictor: Predictor, content: bytes) -> tuple[Predictor, str]:
-    """Returns the classifier with a range guessed from a deep picture, and a remark about it."""
+    """Returns the classifier with a range guessed for a picture of over 8 bits, and a remark."""
     from jaxch5.data.scale import guess_range
 
     if predictor.about.range != "auto":

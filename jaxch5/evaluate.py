@@ -33,8 +33,8 @@ class EvaluateOptions(RunOptions):
     """Say how good a trained classifier is, and where it is wrong.
 
     The pictures that the run recorded as its validation set are scored; --data.path says where they
-    are now. If it is not sure that the set it names holds half of them, every picture of that set
-    is scored instead.
+    are now. If fewer than half of them are certain to be in the set that it names, every picture of
+    that set is scored instead.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory")
@@ -43,9 +43,9 @@ class EvaluateOptions(RunOptions):
     )
     pictures: Literal["validated", "all"] | None = Field(
         None,
-        description="validated: validation pictures that are still there; all: every picture, even "
-        "one that the run was trained on, which is the default for another set; by default "
-        "validated for the run's own set",
+        description="validated (the default for the run's own set): the validation pictures that "
+        "are still there; all (the default for another set): every picture, even those that the "
+        "run was trained on",
     )
     min_val: int = Field(1, ge=1, description="how often two classes must be confused to be listed")
 

@@ -170,7 +170,7 @@ class Learner(Trainer):
         """Suggests rates by training a little at ever higher rates; the state is left unchanged.
 
         It returns a named tuple with each rule's rate (such as `learn.lr_find().valley`), and keeps
-        the sweep in `self.sweep`. A notebook draws it, with the recommended rate in the title.
+        the sweep in `self.sweep`. In a notebook, it draws the sweep and the recommended rate.
 
         Args:
             start_lr, end_lr: First rate, and the rate that would follow the last one.
@@ -313,7 +313,7 @@ def vision_learner(
         values: Values of the recipe's first fields, in the order of `Recipe`.
         recipe: How the network is made and trained; None stands for `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.
-        normalization: Mean and deviation of colours; if None, those of the weights or network.
+        normalization: Mean and standard deviation of colours; None uses the weights' or network's.
         crop_pct, interpolation: See `jaxch5.view.View`; by default, those used to test the weights.
         say: Function that takes the line about the weights; None prints it.
         hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.

@@ -178,7 +178,7 @@ def focal_loss(
     """
     check_numbers(gamma=gamma)
     likelihood = _of_labels(log_softmax(logits), labels)
-    # The value is kept above 0, since the gradient of a power below 1 is infinite there.
+    # The value is kept above 0, because at 0 the gradient of a power below 1 is infinite.
     wrong = jnp.maximum(1.0 - jnp.exp(likelihood), jnp.finfo(likelihood.dtype).tiny)
     items = _weighted(-(wrong**gamma) * likelihood, _class_weight(logits, weight), labels)
     return _reduced(items, reduction)

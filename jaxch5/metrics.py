@@ -111,7 +111,7 @@ def best_by(name: str) -> Best:
 
 
 def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarray, "items"]:
-    """Returns the most probable class of each item, and of equally probable ones the first.
+    """Returns the most probable class of each item; if several are equally probable, the first.
 
     Args:
         probabilities: Probability of each class.
@@ -206,7 +206,9 @@ def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0
 
 
 def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Returns the classes' mean recall, the share of a class's items found; see `precision`.
+    """Returns the classes' mean recall, the share of a class's items that are found.
+
+    The mean is over the same classes as in `precision`.
 
     Example:
         >>> recall(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))

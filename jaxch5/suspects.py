@@ -63,8 +63,8 @@ class SuspectsOptions(RunOptions):
     folds: int = Field(5, ge=2, le=100, description="number of folds that the set is divided into")
     out: Path | None = Field(
         None,
-        description="folder for suspects.json and suspects.csv; by default the run's or, without "
-        "one, runs/DATE-suspects",
+        description="folder for suspects.json and suspects.csv; by default the run directory or, "
+        "without a run, runs/DATE-suspects",
     )
 
 

@@ -83,7 +83,7 @@ class Task:
     Raises:
         ConfigError: A metric does not exist, is given twice or has a reserved name, the metric of
             `best` is not recorded, the threshold is not a probability, or the name is that of a
-            built-in task with another activation or other losses of items.
+            built-in task with a different `activation` or `item_losses`.
 
     Example:
         >>> single_label().decode(np.array([[0.5, 0.3, 0.2], [0.4, 0.2, 0.4]]))
@@ -105,8 +105,8 @@ class Task:
         own = self.activation, self.item_losses
         if BUILT_IN.get(self.name, own) != own:
             raise ConfigError(
-                f"name = {self.name}: is the name of a built-in task, which has another activation "
-                "or other losses of items; name your task by its import path, package.module:TASK"
+                f"name = {self.name}: is the name of a built-in task with a different activation "
+                "or item_losses; name your task by its import path, package.module:TASK"
             )
         known = (*self.scores(), *LOSSES)
         if self.best.metric not in known:

@@ -146,7 +146,7 @@ class Trainer(Guarded):
 
     @property
     def has_batch_norms(self) -> bool:
-        """Whether the model has batch norms outside its head, thus in groups that can be frozen."""
+        """Whether the model has batch norms outside its head, where they can be frozen."""
         return any(self.spec.stage(name) != HEAD for name in self._shapes.get("batch_stats", ()))
 
     @property
@@ -211,7 +211,7 @@ class Trainer(Guarded):
 
     @alone
     def _fit(self, plans: Sequence[Plan]) -> None:
-        """Trains by the plans (steps count from 0) or by what a restored run has left of them."""
+        """Follows the plans, whose steps count from 0, or what a restored run has left of them."""
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)

@@ -54,7 +54,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
         train, valid = divide(source, split_of(config.data, source))
     except DataError as error:
         refused = str(error)
-        print_line(console, f"the pictures are not split, so not checked for leaks: {refused}")
+        print_line(console, f"not checked for leaks, since the pictures are not split: {refused}")
     found = find_problems(source, train, valid, Console(stderr=True), options.near)
 
     def described(item: int) -> str:

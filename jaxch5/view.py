@@ -49,7 +49,7 @@ def chosen(crop_pct: float | None, interpolation: str | None, framing: Framing) 
     """Returns the values chosen for a view, with None for those that the weights decide.
 
     Example:
-        >>> chosen(None, "bicubic", Framing("pad"))  # which shows all, and is not to be cut
+        >>> chosen(None, "bicubic", Framing("pad"))  # padding shows the whole picture
         {'crop_pct': 1.0, 'interpolation': 'bicubic'}
     """
     if framing.method != "crop" and crop_pct is None:

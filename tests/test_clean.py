@@ -535,7 +535,8 @@ def test_a_run_on_corrected_labels_says_what_changed(cleaned, serve, tmp_path, c
     argv = [*words, "--workdir", str(out)]
     assert run_command(train, TrainOptions, "train", argv) == 0, capsys.readouterr().err
     page = (out / "report.html").read_text()
-    assert f"6 relabelled ({moved} of them for validation), 0 dropped (0)" in page
+    counts = f"6 relabelled ({moved} of them for validation), 0 dropped (0 of them for validation)"
+    assert counts in page
     assert "<bdi>blue</bdi> → <bdi>red</bdi> 6" in page
     assert "On 8 validation pictures with the corrected labels" in page
     assert json.loads((out / "cleaned.json").read_text())["run"] == str(cleaned)

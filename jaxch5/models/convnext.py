@@ -70,7 +70,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         y = Conv(width, 7, convolve_depthwise, self.dtype, name="conv_dw")(x)
         y = Mlp(self.dtype, name="mlp")(LayerNorm(name="norm")(y))
-        # This is done in float32, since float16 has only one digit for the initial value, 1e-6.
+        # This is done in float32: in float16, the initial value, 1e-6, has only one digit.
         y = y * self.param("gamma", initializers.constant(1e-6), (width,))
         if self.drop_path:
             y = nn.Dropout(self.drop_path, (1, 2, 3), deterministic=not train)(y)

@@ -1,10 +1,11 @@
 """Computes depthwise convolutions and their gradients in forms that are fast on a CPU.
 
-On a CPU, XLA's grouped convolution takes twenty to forty times as long as a sum of shifted inputs,
-one for each tap of the kernel, whose channels are side by side in memory. The input's gradient is
-the same kind of sum with the kernel rotated by 180 degrees. The kernel's gradient is the sum of
-windows of the input, each multiplied by the gradient of an output pixel, and it is computed a few
-lines at a time. If CPU devices share a batch, each device gathers the whole batch.
+On a CPU, XLA's grouped convolution takes twenty to forty times as long as a sum of shifted inputs:
+one input for each tap of the kernel, with the channels of a pixel side by side in memory. The
+input's gradient is the same kind of sum with the kernel rotated by 180 degrees. The kernel's
+gradient is the sum of windows of the input, each multiplied by the gradient of an output pixel, and
+it is computed a few lines at a time. If CPU devices share a batch, each device gathers the whole
+batch.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from jaxch5.util.address import PICKLES
 # If several of these files exist, the one that comes first here is read.
 FILES = ("model.safetensors", "pytorch_model.bin")
 DESCRIPTION = "config.json"
-# Time to wait for an answer from each IP address of the hub; the download itself may take longer.
+# Time to wait for an answer from each of the hub's IP addresses; a download may take longer.
 ANSWER_SECONDS = 3.0
 
 

@@ -22,7 +22,7 @@ from jaxch5.models.spec import Normalization
 def normalize(
     pictures: Float[Array, "batch height width 3"], normalization: Normalization
 ) -> Float[Array, "batch height width 3"]:
-    """Normalizes each channel of pictures with the mean and deviation that the weights expect.
+    """Normalizes each channel of pictures as the weights expect; see `Normalization`.
 
     Example:
         >>> grey = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -73,7 +73,7 @@ def attention(
     key: Float[Array, "batch tokens heads width"],
     value: Float[Array, "batch tokens heads width"],
 ) -> Float[Array, "batch queries heads width"]:
-    """Returns for each query the mean of all values, weighted by how well it fits their keys.
+    """Returns for each query the mean of the values, weighted by how well their keys match it.
 
     Source: scaled dot-product attention, Vaswani et al., 1706.03762.
 
@@ -253,7 +253,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class Mlp(nn.Module):
-    """Two linear layers for each pixel: one to four times its channels and, after GELU, back."""
+    """Two linear layers for each pixel, with four times as many channels and GELU in between."""
 
     dtype: Any
 
@@ -273,7 +273,7 @@ def uniform_of_fan_in(key: Key[Array, ""], shape: tuple[int, ...], fan_in: int) 
 
 
 class LinearHead(nn.Module):
-    """torchvision's head: average pooling, unless the input is pooled, and a linear layer."""
+    """torchvision's head: average pooling if the input is not yet pooled, and a linear layer."""
 
     num_classes: int
 

@@ -29,8 +29,8 @@ class Pretrained(NamedTuple):
 
     Attributes:
         variables: `{"params": ..., "batch_stats": ...}` of a network, or of its body alone.
-        normalization: Mean and deviation that the weights were trained with; the architecture's if
-            those are not known.
+        normalization: Mean and standard deviation that the weights were trained with; the
+            architecture's if those are not known.
         classes: Names of the head's classes; None if these are not known.
         origin: Where the weights come from, for messages.
         normalized_by: Where the normalization is stated, for messages.
@@ -71,8 +71,8 @@ def from_hub(
         cache: Folder for fetched files; None means huggingface-hub's default (`HF_HOME`).
         endpoint: Address of the hub; None means huggingface-hub's default (`HF_ENDPOINT`).
         weights: "imagenet", a tag or a repository; see `place_of`.
-        normalization: Mean and deviation that the weights were trained with; if None, those that
-            are known are used.
+        normalization: Mean and standard deviation that the weights were trained with; if None,
+            those that are known are used.
 
     Raises:
         WeightsError: The weights do not exist, cannot be fetched or read, or do not fit.
@@ -109,8 +109,8 @@ def from_file(
             has none), or a folder that is laid out like a repository on the hub. `FILE#PART` names
             one of a file's state dicts.
         arch: The architecture that the weights should belong to.
-        normalization: Mean and deviation that the weights were trained with; if None, those that
-            are known are used.
+        normalization: Mean and standard deviation that the weights were trained with; if None,
+            those that are known are used.
         beside: Whether descriptions beside the file are read too; a learner's file needs none,
             since it states everything itself.
         head: The most likely kind of head, which is tried first.

@@ -67,8 +67,8 @@ class Known(NamedTuple):
     """Holds what is known about weights.
 
     Attributes:
-        normalization: Mean and deviation that the weights were trained with; the architecture's if
-            those are not known.
+        normalization: Mean and standard deviation that the weights were trained with; the
+            architecture's if those are not known.
         classes: Names of the head's classes; None if these are not known.
         source: Where the normalization is stated, for messages.
         view: View with which the weights were tested; `WHOLE` if it is not known.
@@ -102,7 +102,7 @@ def known_of(
         path: The file of weights.
         metadata: The file's metadata, if it is a safetensors file.
         spec: The weights' architecture; descriptions of other architectures are ignored.
-        given: Mean and deviation from the settings, which take precedence.
+        given: Mean and standard deviation from the settings, which take precedence.
         beside: Whether files beside the file are read.
         one: Whether the file and its description come from the same repository or folder; a
             description of another architecture is then an error, rather than being ignored.
@@ -231,8 +231,8 @@ def _read(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
-            f"{file} is beside the weights, but cannot be read ({error}); move it away, and state "
-            f"the mean and deviation that the weights were trained with by {SETTINGS}"
+            f"{file} is beside the weights, but cannot be read ({error}); move it away, and use "
+            f"{SETTINGS} to state the mean and deviation that the weights were trained with"
         ) from None
     if not isinstance(values, dict):
         return {}

@@ -145,7 +145,7 @@ def create_model(
             into a linen module.
         num_classes: Number of logits.
         head: "linear" (as in pretraining) or "concat_pool" (fastai's), for an architecture that has
-            both; None takes the architecture's first. Your own module has the head it has.
+            both; None takes the architecture's first. Your own module keeps its head.
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
             Your own module computes in the types that it was made with, whatever is given here.
         remat: Whether a block's activations are recomputed for the gradient, which takes less
@@ -225,7 +225,7 @@ def shapes_by_tracing(model: nn.Module, sides: tuple[int, int]) -> tuple[PyTree,
 
 def _refuse_for_module(module: Any, **settings: Any) -> None:
     for name, value in settings.items():
-        # A module of one's own may have been made with just this value.
+        # The user may have made the module with this very value.
         if value and getattr(module, name, None) != value:
             raise ConfigError(
                 f"model.{name} = {str(value).lower()}: your own module does not take it; leave it "

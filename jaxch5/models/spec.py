@@ -34,7 +34,7 @@ LEAVES = {
 
 
 class Normalization(NamedTuple):
-    """Holds the mean and deviation by which each colour is normalized, for values from 0 to 1.
+    """Holds the statistics by which each colour is normalized, for values from 0 to 1.
 
     Attributes:
         mean: Mean of red, green and blue.
@@ -85,7 +85,7 @@ class HubWeights(NamedTuple):
         size: Side, in pixels, of the pictures that the weights are tested on.
         crop: Side of such a picture, as a share of the short side of the picture it is cut from.
         interpolation: Filter with which pictures are resized for the test.
-        normalization: Mean and deviation used in training; None means the architecture's.
+        normalization: Mean and standard deviation used in training; None means the architecture's.
 
     Example:
         >>> weights = HubWeights("timm/resnet18.tv_in1k", 69.758, licence="bsd-3-clause")
@@ -189,8 +189,8 @@ class ModelSpec:
             Biases and vectors never have any.
         names: Names of the variables in other libraries; by default, those that PyTorch would give
             them.
-        weights: Weights of the architecture on the hub; `weights="imagenet"` is the first.
-        normalization: Mean and deviation of the colours that the weights were trained with.
+        weights: Weights of the architecture on the hub; `weights="imagenet"` takes the first.
+        normalization: Mean and standard deviation of colours that the weights were trained with.
         size: Side, in pixels, of a picture with which the network can be initialized.
         family: Name of the kind of network, such as "ResNet", for messages.
         recognizes: Function that tells whether a state dict, some of whose entries may be missing,

@@ -33,7 +33,7 @@ from jaxch5.models.spec import (
 
 
 class Block(nn.Module):
-    """Adds the result of attention, then of an MLP, to the first `returned` tokens or to all."""
+    """Adds attention's result, then an MLP's, to the first `returned` tokens or to all of them."""
 
     heads: int
     layer_scale: float

@@ -139,8 +139,8 @@ def times_transposed(
 ) -> Float[Array, "*batch rows columns"]:
     """Multiplies by a transposed matrix, in the order that is faster on a CPU.
 
-    The CPU's matrix library copies its second operand, row by row. If `x` has fewer rows than
-    columns, it is faster to exchange the two matrices and transpose the result.
+    The CPU's matrix library copies its second operand, row by row. If `x` is wider than it is high,
+    it is faster to exchange the two matrices and transpose the result.
 
     Example:
         >>> times_transposed(jnp.ones((2, 3)), jnp.ones((4, 3))).shape

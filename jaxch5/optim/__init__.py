@@ -1,1 +1,1 @@
-"""Optimization: schedules, parameter groups and optimizers."""
+"""Defines schedules, groups of parameters and optimizers."""

@@ -279,8 +279,8 @@ def sgdr(lr_max: float, steps: int, factor: float = 2.0, lr_min: float = 0.0) ->
     Args:
         lr_max: Rate at each restart.
         steps: Number of steps in the first wave.
-        factor: How many times as many steps each wave has as the wave before it, from 1 to 100;
-            the product is rounded to whole steps.
+        factor: Ratio of the number of steps in each wave to that in the wave before it, from 1 to
+            100; the number is rounded to whole steps.
         lr_min: Rate to which each wave falls.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What a trained classifier knows, as numbers, pages and files."""
+"""Presents what a trained classifier knows, as numbers, pages and files."""

@@ -113,7 +113,7 @@ def about_of_file(
     named = ("head", "precision") if spec.heads else ("precision",)
     network = {name: said[name] for name in named}
     try:
-        # The values in a file have to obey the bounds of the configuration.
+        # The values in a file have to be within the bounds of the configuration.
         config = Config.model_validate({"data": sizes, "model": network})
     except ValidationError as error:
         raise WeightsError(

@@ -75,7 +75,7 @@ def advise(
         >>> guesses = Interpretation([0, 1] * 50, [[0.6, 0.4]] * 100, ["cat", "dog"])
         >>> (advice,) = advise("runs/one", Config(), guesses)
         >>> advice.sentence.partition(":")[0]
-        '50.0 % of 100 pictures are right, and always saying cat gives 50.0 %'
+        '50.0 % of 100 pictures are classified correctly, and always saying cat would give 50.0 %'
         >>> advice.command
         'jaxch5 lr_find --config runs/one/config.toml'
     """
@@ -117,8 +117,8 @@ def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
     if test.pvalue > LEVEL and _interval(right, total)[1] < (1 + chance) / 2:
         pictures = counted(total, "picture is", "pictures are")
         yield Advice(
-            f"{percent(right / total)} of {pictures} right, and always saying "
-            f"{interp.classes[int(there.argmax())]} gives {percent(chance)}: "
+            f"{percent(right / total)} of {pictures} classified correctly, and always saying "
+            f"{interp.classes[int(there.argmax())]} would give {percent(chance)}: "
             "the learning rate may be wrong",
             _like(run, "lr_find"),
         )
@@ -222,8 +222,8 @@ def _rare_classes(
     if fisher_exact(table, alternative="less").pvalue < LEVEL:
         of_rare, of_others = (hits / (hits + misses) for hits, misses in table)
         yield Advice(
-            f"{percent(of_rare)} of the pictures of rare classes are right, but "
-            f"{percent(of_others)} of the others are: rare classes could be given more weight",
+            f"{percent(of_rare)} of the pictures of rare classes are classified correctly, but "
+            f"{percent(of_others)} of the others: rare classes could be given more weight",
             _like(run, "train", "--fit.class-weights", "balanced"),
         )
 

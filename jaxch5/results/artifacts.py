@@ -261,7 +261,7 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
         # The end of a name such as pets-v1.2 is not a suffix.
         bare = path.stem if path.suffix[1:2].isalpha() else path.name
         raise ConfigError(
-            f"{path}: should end in {SAFETENSORS}, or it cannot be loaded; "
+            f"{path}: should end in {SAFETENSORS}, since it could not be loaded otherwise; "
             f"write {path.with_name(bare + SAFETENSORS)} instead"
         )
     content = FORMATS[format](predictor)

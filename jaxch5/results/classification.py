@@ -1,4 +1,4 @@
-"""The classification report: precision, recall and F1 of each class and overall."""
+"""Computes the classification report: precision, recall and F1 of each class and overall."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ async function send() {
       draw();
       if (!queue.length) say(head.kind === "undo" ? "undone" : "saved");
     } catch {
-      say(`NOT saved: ${queue.length}; start the command again, and leave this page open`, true);
+      say(`NOT saved: ${queue.length} ${queue.length === 1 ? "answer" : "answers"}; start the command again, and leave this page open`, true);
       await sleep(AGAIN);
     }
   }

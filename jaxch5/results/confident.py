@@ -55,8 +55,8 @@ def find_label_issues(
     rival's probabilities. With `calibrated`, the doubt also depends on the difference between these
     two probabilities, and every other class's probability is first weighted by how often items of
     that class get this label, since items of one class are often mislabelled as one particular
-    other class. Networks are usually too sure of their answers for that: with their probabilities,
-    `calibrated` finds fewer of the wrong labels.
+    other class. Networks are usually too sure of their answers for this to help: with their
+    probabilities, `calibrated` finds fewer of the wrong labels.
 
     Args:
         labels: Index of each item's class.
@@ -115,7 +115,7 @@ def _weights(
 def _doubt(
     own: Float[np.ndarray, "items"], others: Float[np.ndarray, "items classes"], ratio: float
 ) -> Float[np.ndarray, "items"]:
-    """Returns the doubt about labels, from their probabilities and the weighted ones of others."""
+    """Returns the doubt about labels, from their probabilities and other classes' weighted ones."""
     strongest = others.max(axis=1)
     share = strongest / np.maximum(own + strongest, TINY)
     margin = (strongest - own) / np.maximum(own + others.sum(axis=1), TINY)

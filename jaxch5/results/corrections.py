@@ -18,7 +18,7 @@ from jaxch5.results.answers import CLASS, DROP, UNSURE, Answer, Key
 from jaxch5.util.files import sha256_of, to_json, write_file
 from jaxch5.util.text import composed, counted, is_text
 
-# Suffix of the file that lies beside a table of corrected labels and records what was corrected.
+# Suffix of the file beside a table of corrected labels; the file records what was corrected.
 ABOUT = ".json"
 
 

@@ -41,8 +41,8 @@ library_name: timm
 ---
 
 A {arch} for {count} classes: `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it. It
-takes pictures as `pixels` below returns them, normalized by mean and deviation; the transforms that
-timm creates from `config.json` give similar pictures. Run these lines in this folder:
+takes pictures as `pixels` below returns them, normalized as below; the transforms that timm creates
+from `config.json` give similar pictures. Run these lines in this folder:
 
 ```python"""
 CALL_TIMM = """model = timm.create_model("local-dir:.", pretrained=True).eval()

@@ -228,10 +228,10 @@ class Interpretation(NamesFastai):
         min_loss: float = SUSPECT_LOSS,
         min_probability: float = SUSPECT_PROBABILITY,
     ) -> int:
-        """Writes a CSV table of those `suspects` that are files, and returns how many they are.
+        """Writes a CSV table of those `suspects` that are files, and returns their number.
 
-        In the table, which `from_csv` reads, their labels can be corrected. Its columns are image,
-        label, prediction, probability and loss.
+        A person can correct the labels in the table, and `from_csv` reads it. Its columns are
+        image, label, prediction, probability and loss.
 
         Args:
             path: CSV file to write; an existing one is replaced.

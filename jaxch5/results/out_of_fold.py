@@ -64,7 +64,7 @@ def stratified_folds(
         folds[items] = fold
         np.add.at(dealt[:, fold], labels[items], 1)
     judged = (dealt > 0).sum(axis=1)[labels] > 1
-    # A fold of other items only would be empty now, so the folds are renumbered.
+    # Folds in which no item can be judged are empty now, so the others are renumbered.
     folds[judged] = np.unique(folds[judged], return_inverse=True)[1]
     return np.where(judged, folds, -1)
 
@@ -163,7 +163,7 @@ def nearest_items(
     """Finds, for pairs of an item and a class, the class's items that are most like the item.
 
     Args:
-        features: Features of the items, compared by cosine similarity once their mean is removed.
+        features: Features of the items, compared by cosine similarity after subtracting their mean.
         labels: Class of each item.
         asked: Pairs of an item and a class.
         count: Maximum number of items to find for each pair; the pair's own item is not among them.

@@ -186,10 +186,14 @@ def render(report: Report) -> str:
 
 
 def _loss_images(loss: Mapping[str, Any]) -> tuple[Image, Image | None]:
-    alt = f"A picture of {loss['actual']} that was taken for {loss['prediction']}"
+    alt = f"A picture of {_as_answered(loss['actual'], loss['prediction'])}"
     look = loss.get("look")
     seen = None if look is None else picture_image(look, f"{alt}, and where the network looked")
     return picture_image(loss["picture"], alt), seen
+
+
+def _as_answered(actual: str, predicted: str) -> str:
+    return actual if actual == predicted else f"{actual} that was taken for {predicted}"
 
 
 def _curves(report: Report) -> list[Chart]:

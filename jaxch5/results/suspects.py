@@ -61,7 +61,7 @@ def find_suspects(
 def write_suspects(
     path: str | os.PathLike[str], suspects: Sequence[Suspect], references: Sequence[str]
 ) -> int:
-    """Writes a CSV table of those suspects that are files, and returns how many they are.
+    """Writes a CSV table of those suspects that are files, and returns their number.
 
     `from_csv` reads the table.
 

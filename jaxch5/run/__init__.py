@@ -1,1 +1,1 @@
-"""Runs: what observes training, stores it and reports it."""
+"""Observes training, stores it as a run, and reports its results."""

@@ -263,7 +263,7 @@ class Checkpoints(StoredCheckpoints):
 
         step = int(state.step)
         if step in self.steps():
-            # The run saved this state before it was validated, was stopped, and has been resumed.
+            # The run saved this state before validating it, was stopped, and has been resumed.
             self.wait()
             self._manager.delete(step)
         # The arrays are copied: on a CPU the save would otherwise read the very buffers that the

@@ -97,7 +97,7 @@ def check_conditions(
     Args:
         saves: Checkpoints of the run.
         step: One of `saves.steps()`.
-        here: Description from `about_run` with which training is to go on.
+        here: Description from `about_run` with which training is to continue.
 
     Returns:
         What is taken over from the checkpoint: normalization, view and licence; and the number of
@@ -110,8 +110,8 @@ def check_conditions(
     about = saves.about(step)
     # Older checkpoints lack the task and the class weights, which could not be chosen at the time.
     about = {"task": SOFTMAX.name, "class_weights": "none", **about}
-    # They also lack conditions, and those of later versions may have others; what one of the two
-    # does not say is not compared.
+    # Older checkpoints may also lack some conditions, and checkpoints of later versions may have
+    # additional ones. A condition that only one of the two descriptions has is not compared.
     recorded = about.get(CONDITIONS, {})
     then, now = {**about, **recorded}, {**here, **here[CONDITIONS]}
     same = {

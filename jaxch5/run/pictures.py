@@ -98,7 +98,7 @@ def trained_before(pretrained: Pretrained | None, data: Data) -> tuple[int, int]
     earlier = read_pictures(run.pictures_file) if run else None
     if run is None or earlier is None:
         return 0, 0
-    # A run made by a script of one's own may have a record, but no configuration.
+    # A run made by a user's own script may have a record, but no configuration.
     recorded = run.config_file.is_file()
     home = home_of(from_toml(run.config_file, recorded=True).data) if recorded else None
     items, file = np.union1d(data.train.items, data.valid.items), data.source.file

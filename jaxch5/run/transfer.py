@@ -70,7 +70,8 @@ def find_weights(
 
     Args:
         weights, arch: As in `load_weights`.
-        normalization: Mean and deviation used in their training; if None, the stored ones are used.
+        normalization: Mean and standard deviation used in their training; if None, the stored ones
+            are used.
     """
     if isinstance(weights, str) and is_on_hub(weights):
         return from_hub(arch, weights=weights, normalization=normalization)
@@ -87,8 +88,7 @@ def available(arch: str | ModelSpec) -> tuple[str, str]:
     """Resolves `weights="auto"`: "imagenet" if such weights can be fetched, else "none".
 
     Returns:
-        The resolved name, and a line that gives the reason if the name is "none", or "" if it is
-        not.
+        The resolved name, and a line that says why it is "none"; the line is "" for "imagenet".
     """
     try:
         from_hub(arch)

@@ -1,1 +1,1 @@
-"""Training: the compiled steps, the loop around them, and the devices that they run on."""
+"""Trains networks with compiled steps, a loop around them, and any number of devices."""

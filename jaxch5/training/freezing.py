@@ -31,7 +31,7 @@ from jaxch5.training.recipe import Recipe
 from jaxch5.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
 from jaxch5.view import WHOLE, View
 
-# Collections of a network's variables that a step passes on; and one that Flax needs no value of.
+# Collections of variables that a step passes to the network, and one that Flax can do without.
 TRAINED, UNUSED = ("params", "batch_stats"), ("perturbations",)
 
 

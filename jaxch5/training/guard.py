@@ -1,4 +1,4 @@
-"""Refuses what a trainer cannot obey: networks or data that do not fit, calls within a call."""
+"""Refuses networks and data that do not fit, changes of fixed attributes, and nested calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from jaxch5.training.kept import kept_shapes
 from jaxch5.util.fastai import NamesFastai
 from jaxch5.util.text import same_names
 
-# Compiled programs and optimizers are made from these, so another value would be half obeyed.
+# Compiled programs and optimizers are made from these, so a new value would take effect only in
+# part.
 FIXED = ("model", "spec", "recipe", "groups", "mesh")
 
 
@@ -79,7 +80,7 @@ def check_successor(model: nn.Module, before: Data, data: Data) -> None:
 
 
 class Guarded(NamesFastai):
-    """Base of the trainer, whose attributes cannot be set to what it would not obey."""
+    """Base class of the trainer; refuses values of attributes that the trainer could not obey."""
 
     data: Data
     model: nn.Module
@@ -108,7 +109,7 @@ R = TypeVar("R")
 
 
 def refuse_within_call(trainer: Guarded, what: str) -> None:
-    """Checks that no training call is in progress, thus that this is not called by a hook.
+    """Checks that no training call is in progress, that is, that no hook is asking for this.
 
     Raises:
         TrainingError: A training call is in progress.

@@ -277,7 +277,7 @@ def left_to_do(
 
 
 def finished(plans: Sequence[Plan], epochs: int) -> str:
-    """Returns the line of a call for which a restored run has nothing left to do.
+    """Returns the line that a call prints if a restored run has nothing left to do.
 
     Args:
         plans: Plans of the call.

@@ -19,7 +19,7 @@ LARGEST = 2**31 - 1
 
 
 def prepare_process(alone: bool = True) -> None:
-    """Makes later starts reuse compiled programs, and each step the memory that the last one freed.
+    """Makes later starts reuse compiled programs, and lets each step reuse the last one's memory.
 
     Most commands and notebooks call this before jax first computes. See `keep_compiled_programs`
     and `keep_freed_memory`. On a GPU, random numbers are then drawn by a kernel of jaxlib

@@ -20,9 +20,10 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 
-# An epoch is divided into at least this many calls, if it has as many steps, so that the progress
-# bar moves and signals are noticed; and a call has at most this many steps.
+# Minimum number of calls that an epoch is divided into if it has that many steps, so that the
+# progress bar moves and signals are noticed.
 CALLS = 8
+# Maximum number of steps in a call.
 MOST_STEPS = 32
 
 Rates = Float[Array, "steps groups"]

@@ -108,7 +108,7 @@ def make_train_step(
     """
     optimizer = optimizer or recipe.make_optimizer()
     # With local batch norms, `over_rows` splits the computation of the whole gradient by rows,
-    # otherwise only augmentation.
+    # otherwise only the augmentation.
     local = mesh if recipe.bn == "local" else None
     # Without `mean_of_all`, devices would sum gradients in the narrow type of the computation.
     narrow = recipe.precision != "fp32" and getattr(model, "leaves_sums", False)

@@ -242,6 +242,17 @@ def test_names_are_text_wherever_they_stand():
     assert f"A picture of other that was taken for {EVIL}" in alts
 
 
+def test_a_recognized_picture_is_not_described_as_taken_for_its_own_class():
+    """Screen readers read these texts aloud."""
+    loss = finished(names=["cat", "dog"]).top_losses[0] | {"prediction": "dog"}
+    tags = Page(render(finished(names=["cat", "dog"], top_losses=[loss])))
+    assert "A picture of dog" in [attrs["alt"] for attrs in tags.attributes("img")]
+    labels = [attrs["aria-label"] for attrs in tags.attributes("i")]
+    assert any(label.startswith("cat, right: ") for label in labels)
+    assert any(label.startswith("cat taken for dog: ") for label in labels)
+    assert not any("cat taken for cat" in label for label in labels)
+
+
 def test_bytes_that_are_no_text_are_shown_as_escapes(tmp_path):
     write_report(tmp_path / "report.html", running(title="caf\udce9"))
     assert "<h1>caf\\udce9</h1>" in (tmp_path / "report.html").read_text("utf-8")

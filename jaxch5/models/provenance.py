@@ -243,6 +243,11 @@ def _read(file: Path) -> dict[str, Any]:
     values = values | (within if isinstance(within, dict) else {}) | network
     names = {"image_mean": "mean", "image_std": "std", "labels": "label_names"}
     known = {names.get(key, key): value for key, value in values.items()}
+    if isinstance(labels := known.get("label_names"), dict):
+        # timm's form if some outputs have no name; the classes are known only if all have one.
+        order = [str(output) for output in range(len(labels))]
+        named = labels.keys() == set(order)
+        known["label_names"] = [labels[output] for output in order] if named else None
     if known.get("do_normalize") is False:
         # The network takes values from 0 to 1 as they are, whatever mean and deviation are stated.
         known |= {"mean": (0, 0, 0), "std": (1, 1, 1)}

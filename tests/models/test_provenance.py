@@ -104,6 +104,9 @@ def test_label_names_are_the_heads_classes(folder):
     (folder / "config.json").write_text(json.dumps(values | {"label_names": ["cat", "dog"]}))
     assert known(folder).classes == ("cat", "dog")
     assert known(folder, given=IMAGENET).classes == ("cat", "dog")
+    for named, classes in (({"1": "dog", "0": "cat"}, ("cat", "dog")), ({"1": "dog"}, None)):
+        (folder / "config.json").write_text(json.dumps(values | {"label_names": named}))
+        assert known(folder).classes == classes
 
 
 @pytest.mark.parametrize(

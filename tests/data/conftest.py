@@ -78,7 +78,7 @@ def server():
 
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
-    """The path of the user's cache folder, changed to one that does not exist yet."""
+    """The path of the user's cache folder, which is set to a folder that does not exist yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -137,7 +137,7 @@ def test_alpha_has_the_bits_of_the_colours_or_all(samples, opaque):
 @pytest.mark.parametrize("form", ["TIFF", "PNG"])
 @pytest.mark.parametrize("samples", [1, 3])
 def test_the_bits_that_are_used_are_guessed_for_the_set(bits, form, samples):
-    """One picture that reaches white among dark ones tells how many bits the set uses."""
+    """A single picture that reaches white, among dark ones, shows how many bits the set uses."""
     white = 2**bits - 1
     files = [stored("u2", white / 20, samples)] * 9 + [stored("u2", white, samples)]
     contents = [

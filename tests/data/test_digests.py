@@ -33,10 +33,10 @@ def test_the_size_and_both_ends_of_a_large_file_matter(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["bmp", "ppm", "tif", "png", "jpg"])
 def test_large_pictures_that_differ_in_a_detail_differ(suffix, tmp_path):
-    """A detail on plain ground is noticed wherever it is, though the file's ends may agree."""
+    """A detail is noticed wherever it is in a picture, even if both ends of the files agree."""
     ground = np.full((480, 640, 3), 255, np.uint8)
     if suffix in ("png", "jpg"):
-        # Plain ground would be compressed to a small file, all of which is read.
+        # A plain background would be compressed to a small file, all of which is read.
         ground[:] = np.random.default_rng(0).integers(0, 256, ground.shape)
     digests, places = set(), range(20, 400, 20)
     for place in places:
@@ -50,7 +50,7 @@ def test_large_pictures_that_differ_in_a_detail_differ(suffix, tmp_path):
 
 
 def test_a_very_large_file_that_may_be_uncompressed_gets_none(tmp_path):
-    """Reading all of it takes long, and parts of it prove nothing."""
+    """Reading all of such a file takes long, and equal parts of two files prove nothing."""
     for beginning in (b"BM", b"P6 ", b"II*\0"):
         content = beginning.ljust(WHOLE, b"\0")
         assert of(tmp_path, content)[1] >= 0

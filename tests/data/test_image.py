@@ -181,7 +181,7 @@ def test_a_person_would_see_the_same(kind):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("min_side", [None, 16])
 def test_orientation_is_obeyed(orientation, min_side):
-    """A picture stored in any of EXIF's eight ways comes out upright."""
+    """A picture stored in any of EXIF's eight orientations comes out upright."""
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -332,7 +332,7 @@ def test_a_chunk_that_unpacks_to_much_is_not_unpacked(kind):
 
 
 def test_whole_pictures_are_no_bombs():
-    """Blank pictures, with few bytes per pixel, are read; so is a header with random bytes."""
+    """Blank pictures, with few bytes per pixel, are read; so is a picture with a long comment."""
     blank = Image.new("RGB", (3000, 2000), "white")
     for options in ({}, {"progressive": True}, {"optimize": True, "quality": 1}):
         assert decode(encoded(blank, "JPEG", **options), "blank").shape == (2000, 3000, 3)
@@ -578,7 +578,7 @@ def test_a_fraction_of_a_jpeg_does_not_alias(size):
 
 
 def test_enlarging_is_smooth():
-    """If 8 pixels are enlarged to 40, no step exceeds a fifth of the neighbours' difference."""
+    """If 8 pixels are enlarged to 40, no step exceeds a fifth of the step in the original."""
     picture = np.zeros((8, 8, 3), np.uint8)
     picture[:, 4:] = 250
     canvas, _ = presize(picture, 40)

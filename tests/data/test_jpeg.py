@@ -1,4 +1,4 @@
-"""Tests that harmless JPEG files are read, at a fraction if large, whatever follows their end."""
+"""Tests that harmless JPEG files are read, shrunk if they are large, whatever follows their end."""
 
 import io
 import struct

@@ -95,9 +95,9 @@ def avif_with(exif: bytes) -> bytes:
 
 
 def upright_or_turned(pixels: np.ndarray, plain: np.ndarray) -> bool:
-    """Checks that pixels equal the plain ones, apart from rotation and mirroring.
+    """Checks whether pixels equal the plain ones, apart from rotation and mirroring.
 
-    Damaged metadata may keep its orientation or come to state another one.
+    Damaged metadata may still state the right orientation, or a wrong one.
     """
     return any(
         np.array_equal(np.rot90(pixels, turn)[:, ::side], plain)

@@ -44,7 +44,7 @@ def packed(source, tmp_path_factory):
 
 
 def upright(canvas, frame):
-    """Returns the picture that lies on a canvas, turned upright; the frame tells where it lies."""
+    """Returns the picture on a canvas, turned upright; the frame tells where the picture is."""
     length = int(np.abs(frame[:2, :2]).max())
     picture = canvas[:, :length]
     return np.rot90(picture, -1) if frame[0, 0] == 0 else picture
@@ -58,7 +58,7 @@ def test_pictures_come_back_as_presize_makes_them(source, packed):
         canvas, its_frame = canvas_of(again, item, SIZE)
         if abs(np.diff(source.read(place[name]).shape[:2])[0]) > 2:
             np.testing.assert_array_equal(its_frame, frame)
-        # A picture that presizing makes square may lie turned on the canvas; its frame shows that.
+        # A picture that presizing makes square may lie turned on the canvas; its frame tells.
         one, other = upright(wanted, frame), upright(canvas, its_frame)
         assert one.shape == other.shape
         assert float(psnr(one / 255.0, other / 255.0)) > 35

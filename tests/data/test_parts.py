@@ -1,4 +1,4 @@
-"""A column that is meant to split a table splits it, is refused, or is said not to be used."""
+"""A column that is meant to split a table does so, is refused, or is reported as not used."""
 
 import pytest
 from PIL import Image
@@ -10,7 +10,7 @@ from jaxch5.errors import DataError
 
 @pytest.fixture
 def load(tmp_path):
-    """Returns a function that loads a table of pictures with these columns."""
+    """Returns a function that loads a table of pictures with the given columns."""
 
     def load(columns, names=None, **settings):
         names = names or [f"{number}.png" for number in range(8)]
@@ -33,7 +33,7 @@ PARTS = ["train"] * 6 + ["valid"] * 2
 
 
 def test_a_column_called_folder_is_like_any_other(load):
-    """Folders in a table are not the parts of a set: they do not keep other columns from use."""
+    """A column `folder` need not name the parts of a set, and does not rule out other columns."""
     cameras = ["cam1", "cam2"] * 4
     words = ["no"] * 5 + ["", "yes", "yes"]
     assert held_out(load({"folder": cameras, "is_valid": words})) == [6, 7]
@@ -67,7 +67,7 @@ def test_a_picture_in_two_parts_is_refused_whatever_the_column_is_called(load):
 def test_a_column_called_split_is_never_overlooked(load, column, words, named):
     with pytest.raises(DataError, match=f"column {column}: .*{named}"):
         load({column: words})
-    # The two ways out that the message names are open.
+    # Both ways out that the message names work.
     assert len(held_out(load({column: words}, split="random", valid_fraction=0.25))) == 2
     if "--data.split-column" in named:
         assert held_out(load({column: words}, split_column=column)) == [6, 7]

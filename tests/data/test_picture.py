@@ -97,7 +97,7 @@ def test_a_path_may_begin_at_home_and_an_array_may_lie_on_a_disk(tmp_path, monke
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "HSV"])
 def test_pillows_pictures_of_any_mode_are_taken(mode):
-    """What is read are the colours of the picture, as far as the mode can hold them."""
+    """The picture's colours are read as far as the mode can hold them."""
     levels = np.indices((6, 8)).astype(np.uint8)
     colours = np.stack([40 * levels[0], 30 * levels[1], np.full((6, 8), 200)], axis=-1)
     if mode in ("1", "L", "LA"):
@@ -190,7 +190,7 @@ LATER = {"an empty content", "text", "a missing file", "a folder", "a zero byte"
 
 @pytest.mark.parametrize("kind", sorted(REFUSED.keys() - LATER))
 def test_from_arrays_refuses_at_once_what_needs_no_decoding(kind):
-    """`from_arrays` names the picture that it refuses, so that no epoch fails in the middle."""
+    """`from_arrays` refuses such a picture by name, so that no epoch fails because of it."""
     good = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(DataError, match="image 000000001: "):
         from_arrays([good, REFUSED[kind][0]], [0, 1], ["a", "b"])

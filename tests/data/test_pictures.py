@@ -81,7 +81,7 @@ def test_in_any_order_each_is_found(references, seed):
 
 
 def test_different_content_of_the_same_size_is_a_change(tmp_path):
-    """A record without digests, from an earlier version, tells a change by the size alone."""
+    """With a record without digests, from an earlier version, only a new size shows a change."""
     (tmp_path / "a").mkdir()
     for number in range(3):
         (tmp_path / "a" / f"{number}.bmp").write_bytes(bytes(70))
@@ -147,7 +147,7 @@ def test_a_source_that_grew_gives_the_pictures_that_were_there():
             b'{"format": "jaxch5 pictures of a run, 1", "classes": [], "train": 1, "valid": 0}\n'
         ),
     ],
-    # Compressed contents include the time, so names made from them would differ between workers.
+    # Compressed contents include the time, so test names made from them would vary among workers.
     ids=["empty", "other", "nothing", "no header", "cut", "not all"],
 )
 def test_a_damaged_record_is_one_line_with_a_way_out(content, tmp_path):

@@ -25,7 +25,7 @@ SIZE = 8
 
 
 def pictures(count: int) -> Source:
-    """Returns pictures filled with their number, so that a batch shows what it was made from."""
+    """Returns pictures, each filled with its number, so that a batch shows which ones it holds."""
     images = [np.full((5 + i % 3, 7, 3), i % 251, np.uint8) for i in range(count)]
     return from_arrays(images, np.arange(count) % 2, ["even", "odd"])
 
@@ -248,7 +248,7 @@ def test_a_batch_of_the_device_cache_has_the_announced_shapes():
 @settings(deadline=None, max_examples=20)
 @given(st.integers(4, 40), st.integers(1, 4), st.integers(1, 4), st.booleans())
 def test_the_parts_of_a_batch_are_the_batch(count, rows, processes, training):
-    """The rows that the processes read make up every batch, even a last one that is filled up."""
+    """The rows that all processes read make up each batch, even a last batch with masked rows."""
     batch_size = min(rows * processes, count // processes * processes)
     whole = loader(count, batch_size, seed=0 if training else None)
     parts = [whole.shared(lambda array: array, (part, processes)) for part in range(processes)]
@@ -293,7 +293,7 @@ def test_of_large_files_each_process_keeps_to_a_range(count, rows, processes, tr
 
 
 def test_pictures_go_when_their_loader_goes():
-    """Kept pictures take gigabytes; they are freed with their loader, before any collection."""
+    """Kept pictures, which take gigabytes, are freed with their loader, without the collector."""
     training = loader(20, 4, seed=0, keep=True)
     list(training)
     canvases = weakref.ref(training.canvases)

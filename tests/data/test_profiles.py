@@ -82,7 +82,7 @@ def test_a_profile_is_obeyed_as_arithmetic_has_it(name, form):
 @pytest.mark.parametrize("min_side", [None, 24])
 @pytest.mark.parametrize("form", ["JPEG", "AVIF"])
 def test_a_profile_of_a_photograph_is_obeyed(name, min_side, form):
-    """A lossy picture is decoded as if it had no profile and then converted, also if shrunk."""
+    """A lossy picture, even a shrunk one, is decoded as if it had no profile and then converted."""
     options = {"quality": 98, "subsampling": "4:4:4"}
     plain = decode(encoded(colours(), form, None, **options), min_side=min_side)
     made = decode(encoded(colours(), form, profile_of(name), **options), min_side=min_side)
@@ -199,7 +199,7 @@ CURVES = [
 @pytest.mark.parametrize("curve", CURVES)
 @pytest.mark.parametrize("channels", [CHANNELS, CHANNELS[:1], CHANNELS[1:]])
 def test_our_arithmetic_is_that_of_lcms(curve, channels):
-    """Our conversion is much faster than that of lcms, and at most one level away from it.
+    """Our conversion, which is much faster than that of lcms, differs from it by at most one level.
 
     It is tested with profiles that have one curve for all colours or different curves.
     """
@@ -217,7 +217,7 @@ def test_our_arithmetic_is_that_of_lcms(curve, channels):
 
 @pytest.mark.parametrize("curve", [(0, 1.8), (1, 1.8, 1.0, 0.0)], ids=["arithmetic", "lcms"])
 def test_threads_share_a_transform(curve):
-    """Threads that convert pictures at the same time, by one transform, mix none of them up.
+    """Threads that convert pictures with one transform at the same time do not mix them up.
 
     Curves of the second kind are left to lcms, whose transform is one object for all threads.
     """

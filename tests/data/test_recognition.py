@@ -1,4 +1,4 @@
-"""Pictures of another set are called a run's own if their files are the same, by any name."""
+"""Pictures of another set count as a run's own if their files are equal, whatever their names."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ SEEN = "SET: 8 validated by the run, 12 seen in training, which makes the scores
 
 
 def test_copies_are_recognized_under_other_names(tmp_path):
-    """A renamed copy is the run's set; others with equal names and sizes are not."""
+    """A copy with other names is the run's set; other files with equal names and sizes are not."""
     one, other = make(tmp_path / "one"), make(tmp_path / "other", seed=1)
     pictures, source = trained(one), from_folder(other)
     assert line(pictures, source, one) == (
@@ -83,7 +83,7 @@ def test_pictures_that_swapped_names_are_recognized_by_their_content(tmp_path):
 
 
 def test_of_equal_files_the_one_of_the_same_name_is_the_same(tmp_path):
-    """A file that is in two classes is scored against the class of its own name."""
+    """If two classes have equal files, each file is matched with the one that has its own name."""
     root = make(tmp_path / "set")
     shutil.copy(root / "a" / "0.bmp", root / "b" / "0.bmp")
     source = take(from_folder(root), [10, 3, 0])
@@ -107,7 +107,7 @@ def test_equal_names_and_sizes_of_other_pictures_prove_nothing(tmp_path):
     counts = {"validated": 0, "trained": 0, "changed": 0, "unproven": 20, "new": 0}
     assert scored.counts == counts
     assert "20 have the names of some of the run's pictures, and may be those" in scored.line
-    # If the user insists, the names are believed, and the line says that nothing else is known.
+    # If the user insists, the names are believed, and the line says that only names were compared.
     insisted = score_validated(pictures, found, "SET").line
     assert insisted == "8 pictures that the run validated on (recognized by name alone)"
 
@@ -130,7 +130,7 @@ def test_names_and_sizes_prove_it_where_sizes_vary(tmp_path):
     assert holds_own(pictures, found)
     assert not found.unproven.any()
     other = from_folder(make(tmp_path / "other", "png", seed=1))
-    # A few files have equal sizes by coincidence, which makes them none of the run's.
+    # A few files have equal sizes by coincidence, but that does not make them the run's files.
     for number in range(3):
         (tmp_path / "other" / "a" / f"{number}.png").write_bytes(bytes(pictures.sizes[number]))
     found = recognize(pictures, pictures_of(other), other.file, one)
@@ -161,13 +161,13 @@ def test_files_of_the_run_are_recognized_under_any_name(form, tmp_path):
     # An earlier version's record has paths only.
     pictures = from_before(pictures)
     assert line(pictures, source, root) == SEEN
-    # If it is not known where the run's pictures are, nothing is called new all the same.
+    # Even if it is not known where the run's pictures are, no picture is called new.
     assert line(pictures, source, None) == "SET: 20 under names that the run does not know"
 
 
 @pytest.mark.parametrize("version", [lambda pictures: pictures, from_before])
 def test_a_file_of_the_run_goes_before_another_of_its_name(version, tmp_path):
-    """A table beside another set's files lists one of these, and the run's file of its name."""
+    """A table in another set lists a file of that set, and the run's file of the same name."""
     one, other = make(tmp_path / "one"), make(tmp_path / "other", seed=1)
     source = table(other / "all.csv", ["a/0.bmp", "../one/a/0.bmp", "../one/b/0.bmp"])
     pictures = version(trained(one))

@@ -36,7 +36,7 @@ FORMS = {
     "opened": lambda picture: opened(picture, "TIFF"),
     "file": lambda picture: file_of(picture, "TIFF"),
 }
-# For each kind of pixels, the value of white that counts if nothing is said.
+# For each kind of pixels, the value that is white by default.
 WHITE = {"uint16": 65535, "int32": 65535, "float32": 1}
 
 
@@ -66,7 +66,7 @@ OTHER_SCALES = {
 @pytest.mark.parametrize("kind", OTHER_SCALES)
 @pytest.mark.parametrize("form", FORMS)
 def test_another_scale_is_refused_and_not_clipped(form, kind):
-    """If nothing says which values are black and white, a picture does not come out white."""
+    """Unless its scale is stated, such a picture is refused, so that it does not come out white."""
     dtype, low, white = OTHER_SCALES[kind]
     picture = FORMS[form](image(dtype, white, low))
     line = f"is stored as {dtype} from {low} to .*, which does not fit 0 as black and .*; "
@@ -82,7 +82,7 @@ def test_another_scale_is_refused_and_not_clipped(form, kind):
 
 
 def test_from_arrays_decodes_deep_pictures_once_and_refuses_another_scale_at_once():
-    """The error does not name the option that sets the scale, since Python has none."""
+    """The error does not name the option that sets the scale, since Python has no such option."""
     good, other = image("float32", 1), image("float32", 255)
     line = (
         "^image 000000001: is stored as float32 from 0 to 255, which does not fit 0 as black and 1 "
@@ -109,7 +109,7 @@ def test_a_guess_does_not_turn_a_picture_of_another_scale_white(tmp_path):
 
 
 def test_the_depth_that_a_format_states_is_obeyed():
-    """Pillow scales the values of a PGM up to 16 bits, so they are not those of the set's scale."""
+    """Pillow scales a PGM's values up to 16 bits, so the set's scale does not apply to them."""
     content = b"P5 4 3 4095\n" + np.round(4095 * RAMP).astype(">u2").tobytes()
     for picture in (content, Image.open(io.BytesIO(content))):
         for text in ("auto", "auto integers 0,255"):

@@ -116,7 +116,8 @@ def test_only_what_was_validated_is_scored_and_all_of_it_that_is_there(some, see
 def test_a_label_that_was_put_right_is_scored_as_it_is_now(tmp_path):
     """A picture whose label has been corrected is scored against its new class.
 
-    Its name stays the same, as in a table. If folders are classes, a new class means a new name.
+    This holds if its name stays the same, as in a table. With class folders, a new class means a
+    new name.
     """
     make(tmp_path)
     source = from_folder(tmp_path)

@@ -71,7 +71,7 @@ def test_the_order_of_the_items_is_no_matter(labels, seed, stratify, random):
 def test_a_reference_is_in_one_part_and_drawn_as_if_it_stood_there_once(
     labels, fraction, seed, stratify, data
 ):
-    """All rows of a reference are in the same part, and repeated rows move no other picture."""
+    """Rows with the same reference are in one part, and do not change the parts of other rows."""
     source = source_of(labels)
     items = st.integers(0, len(labels) - 1)
     again = np.array(data.draw(st.lists(items, max_size=2 * len(labels))), int)
@@ -187,7 +187,7 @@ def test_a_source_without_a_split_of_its_own_says_so(split):
 
 
 def test_folder_split_reads_the_words_of_a_column():
-    """Strings in `is_valid` mean what `column_split` takes them for, and "no" is not true."""
+    """Strings in `is_valid` are read as `column_split` reads them, so "no" does not mean true."""
     columns = {"folder": ["cam1"] * 4, "is_valid": ["", "no", "yes", "No"]}
     train, valid = folder_split()(source_of([0, 1, 0, 1], columns=columns))
     assert (train.tolist(), valid.tolist()) == ([0, 1, 3], [2])
@@ -212,7 +212,7 @@ def test_folder_split_reads_the_words_of_a_column():
     ],
 )
 def test_what_a_split_of_ones_own_returns_is_checked(parts, named, in_parts):
-    """Wrong parts are named for every source, also for one that has parts of its own."""
+    """Wrong parts are named for every source, even for one that has parts of its own."""
     source = replace(source_of([0, 1] * 3), in_parts=in_parts)
     with pytest.raises(DataError, match=named):
         divide(source, lambda source: parts)

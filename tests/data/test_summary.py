@@ -93,7 +93,7 @@ def test_imbalance_and_unvalidated_classes_are_warned_of():
     ],
 )
 def test_classes_that_are_never_validated_are_named(validated, line):
-    """A class without a picture for validation is warned of, although it has some for training."""
+    """A warning names a class that has pictures for training but none for validation."""
     labels = np.arange(40) % 4
     source = jx.from_arrays(np.zeros((40, 8, 8), np.uint8), labels, [*"abcd"])
     held_out = np.isin(labels, ["abcd".index(name) for name in validated]) & (np.arange(40) < 8)

@@ -59,7 +59,7 @@ def test_a_picture_that_is_damaged_where_it_comes_from_is_kept(server, tmp_path,
         read_pixels(source, 0)
 
 
-# Answers that servers give, with status 200, to a request for a picture.
+# Answers that servers give, with status 200, instead of a picture.
 ANSWERS = {
     "an HTML page": b"\xef\xbb\xbf\n <!DOCTYPE html><html><title>Sign in</title></html>",
     "an HTML page once more": b"<?xml version='1.0'?><!-- --><html xmlns='x'></html>",

@@ -136,7 +136,7 @@ def test_a_class_may_be_called_train(tmp_path):
 
 
 def test_a_test_folder_is_no_class(tmp_path):
-    """Of `train` and `test` folders without a validation folder, only `train` is read."""
+    """If there are folders `train` and `test`, but none for validation, only `train` is read."""
     put(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/2.png", "test/3.png")
     source = from_folder(tmp_path)
     assert source.classes == ("a", "b")
@@ -164,7 +164,7 @@ def test_valid_class_without_training_pictures(tmp_path):
 
 
 def test_regex_takes_the_class_from_the_name(tmp_path):
-    """A pattern reads the class from the book's file names, such as `great_pyrenees_173.jpg`."""
+    """A pattern takes the class from file names such as fastbook's `great_pyrenees_173.jpg`."""
     put(tmp_path, "great_pyrenees_173.jpg", "Abyssinian_1.jpg", "x/Abyssinian_22.jpg")
     source = from_regex(tmp_path, r"^(.+)_\d+\.jpg$")
     assert source.classes == ("Abyssinian", "great_pyrenees")

@@ -115,7 +115,7 @@ def test_folders_that_are_named_are_the_parts(tmp_path, train, valid):
 def test_a_validation_folder_beside_class_folders(tmp_path):
     """A validation folder beside class folders is refused until a setting says what it is.
 
-    If it is named as `valid`, the other folders are trained on; with `train="."`, it is a class.
+    With `valid="val"`, the other folders are trained on; with `train="."`, `val` is a class.
     """
     put(tmp_path, *(f"{name}/1.png" for name in ("cat", "dog", "val/cat", "val/dog")))
     message = complaint(from_folder, tmp_path)

@@ -111,7 +111,7 @@ def everything(root: Path) -> list[str]:
 
 
 def accounts(name: str, pictures, passed_over) -> int:
-    """Counts how often a file is listed, by its path or by a folder that was not looked into."""
+    """Counts how often a file is listed, itself or as part of a folder that was not searched."""
     count = list(pictures).count(name)
     for paths in passed_over.values():
         for path in paths:
@@ -127,7 +127,7 @@ def test_every_file_is_a_picture_or_is_passed_over_once(tree):
 
     A link to a folder may be listed itself, or be represented by what is found through it.
     """
-    # A link may lead to the folder around the set, which thus has to be empty otherwise.
+    # A link may lead to the folder around the set, which must therefore hold nothing else.
     root = Path(tempfile.mkdtemp()) / "set"
     try:
         plant(root, tree)
@@ -243,7 +243,7 @@ def test_folders_nested_more_deeply_than_functions_may_be(tmp_path):
 
 
 def test_an_empty_class_folder_is_named_and_another_is_not(tmp_path):
-    """A folder without pictures is reported, unless it is hidden, `runs` or for annotations."""
+    """A folder without pictures is reported unless it is hidden, `runs` or has annotations."""
     put(tmp_path, PNG="a/1.png b/1.png", text="c/.DS_Store d/x.dng annotations/1.xml")
     for name in ("e", "runs", ".git"):
         (tmp_path / name).mkdir()

@@ -71,7 +71,8 @@ def test_a_share_opens_no_other_shard(copy):
 def test_of_two_processes_that_train_each_opens_its_own_shards(copy):
     """Each process opens the shards that its half of the set is in, and no others.
 
-    Of five shards, the first two and the last two are each in one half; the middle one is in both.
+    Of five shards, the first two belong to one half, the last two to the other, and the middle one
+    to both.
     """
     shards = sorted(copy.glob("pictures-*"))
     for part, others in enumerate((shards[3:], shards[:2])):

@@ -204,7 +204,7 @@ def test_every_row_of_a_table_is_an_item_with_its_label(
 def test_a_picture_is_found_where_exactly_one_file_fits(name, found, tmp_path):
     """Names may be written as on other systems: in another case, or without an extension.
 
-    A file that is not a picture is never taken, nor is one of several files that fit the name.
+    A file that is not a picture is never taken. If several files fit a name, none of them is taken.
     """
     files = ["photos/Äpfel 1.jpg", "0017.png", "b.c.webp", "twice.jpg", "twice.png", "notes.md"]
     touched(tmp_path, [*files, "Same.jpg", "SAME.jpg"])

@@ -74,7 +74,7 @@ def test_its_own_splits_are_kept(prepared, own_cache):
 def test_labels_are_read_once(prepared, own_cache):
     """The second time, labels come from the cache, not from the records.
 
-    The cached labels are therefore exchanged here; those in the records stay as they are.
+    To show this, the test swaps the cached labels, and leaves those in the records as they are.
     """
     first = from_tfds("tiny_shapes", prepared)
     kept = list(own_cache.rglob("*.npy"))

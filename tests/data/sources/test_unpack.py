@@ -107,7 +107,7 @@ def test_a_hard_link_within_is_a_picture_that_is_there_twice(tmp_path):
 
 
 def zip_of(*names):
-    """Returns a zip file whose names are stored as these bytes, without the flag for UTF-8."""
+    """Returns a zip file that stores the given bytes as names, without the flag for UTF-8."""
     content = io.BytesIO()
     marks = [f"{number:@>{len(name)}}" for number, name in enumerate(names)]
     with zipfile.ZipFile(content, "w") as archive:
@@ -121,7 +121,7 @@ def zip_of(*names):
 
 
 def test_names_in_a_zip_are_those_that_it_was_made_of(tmp_path):
-    """They are in UTF-8 with or without the flag, or in code page 437, maybe with backslashes."""
+    """Names may be UTF-8, with or without the flag, or code page 437, and may have backslashes."""
     names = ["caf\u00e9/1.png".encode(), "caf\u00e9/2.png".encode("cp437"), rb"tea\green\3.png"]
     (tmp_path / "a.zip").write_bytes(zip_of(*names, b"empty\\"))
     unpack(tmp_path / "a.zip", tmp_path / "out")
@@ -152,7 +152,7 @@ def test_nothing_is_written_outside_by_backslashes(name, tmp_path):
     ids=["zip", "tar"],
 )
 def test_a_file_that_is_there_twice_is_refused_and_not_replaced(content, tmp_path):
-    """A folder may be listed any number of times."""
+    """A folder, however, may be listed any number of times."""
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(DataError, match=r"a: holds dir/(\./)?1.png twice, .*; unpack it yourself"):
         unpack(tmp_path / "a", tmp_path / "out")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxch5.data.block import Data
     from jaxch5.metrics import Record
 
-SCRATCH = "scratch"  # a kind of training; the other kinds are the numbers of frozen stages
+SCRATCH = "scratch"  # a kind of training; a number stands for training with that many frozen stages
 RESULTS = "profile.jsonl"
 
 

@@ -89,7 +89,7 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
             field = options.model_fields.get(field_name)
             if field is not None and field.annotation == list[str]:
                 return json.dumps(parsed_list)
-            # If a setting of one word is given twice, the last word counts, as for other settings.
+            # If a setting that takes one word is given twice, the last word counts, as elsewhere.
             if field_name in ONE_WORD:
                 return json.dumps(parsed_list[-1])
             return super()._merge_parsed_list(parsed_list, field_name)

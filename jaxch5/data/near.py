@@ -155,7 +155,7 @@ def _number_of_details(thumbnail: Thumbnail) -> float:
 
 
 def _cosines(window: Window, count: int) -> Float32[np.ndarray, "count 32"]:
-    """Returns the matrix that turns all pixels of a side into the cosine transform of a window."""
+    """Returns the matrix that maps a whole row of pixels to the cosine transform of its window."""
     begin, end = window
     edges = np.clip(np.arange(SIDE + 1) / SIDE, begin, end)
     centres = ((edges[1:] + edges[:-1]) / 2 - begin) / (end - begin)

@@ -179,7 +179,7 @@ def as_stablehlo(predictor: Predictor) -> bytes:
 
 
 def as_onnx(predictor: Predictor) -> bytes:
-    """Serializes a classifier as an ONNX program that takes pictures of the network's size.
+    """Serializes a classifier as an ONNX program that takes pictures of its input size.
 
     The program's metadata holds the description, and its `doc_string` shows how to call it.
 

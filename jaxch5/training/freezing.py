@@ -155,13 +155,13 @@ class Frozen:
                 )
 
     def idle(self, asked: int) -> str | None:
-        """Returns a line if `asked` names the last group, but there is no group before it."""
+        """Returns a line if `asked` counts from the end, but the only group is the last one."""
         if self.count > 1 or asked >= 0:
             return None
         name = getattr(self.whole, "arch", type(self.whole).__name__)
         return (
-            f"the layers of {name} form one group, so none of them is frozen: name its last layer "
-            "head, and other layers otherwise, or describe its stages in a ModelSpec"
+            f"the layers of {name} form one group, so none of them is frozen: name the last layer "
+            "(and no other) head, or describe the stages in a ModelSpec"
         )
 
     def steps(

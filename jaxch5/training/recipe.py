@@ -89,8 +89,8 @@ class Recipe:
         class_weights: Weight of each class in the loss, in training and validation alike:
             "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
         sizes: Sides of the training pictures in pixels, or their heights and widths, for
-            progressive resizing up to the validation size; each is used for about equally many
-            epochs. If there are none, all epochs use the validation size.
+            progressive resizing up to the validation size; each is used for about the same
+            number of epochs. If there are none, all epochs use the validation size.
 
     Raises:
         ConfigError: A metric or the value of `bn` is unknown, a number is out of range, two metrics
@@ -138,7 +138,7 @@ class Recipe:
         if not self._counts_classes_alike and not takes_weights(loss):
             raise ConfigError(
                 f"fit.class_weights = {self.class_weights}: the loss takes no class weights; give "
-                "it an argument `weight`, an array [classes], or leave class_weights out"
+                "it an argument `weight` (one number per class), or leave class_weights out"
             )
         if self.bn not in NORMS:
             raise ConfigError(f"model.bn = {self.bn}: should be one of {', '.join(NORMS)}")
@@ -324,7 +324,7 @@ def weights_of_classes(
         if unknown := [name for name in given if name not in classes]:
             raise ConfigError(f"{where}: there is no class {', '.join(unknown)}")
         given = [given[name] for name in classes]
-    # The numbers of a JAX array are arrays, but become Python's here.
+    # `tolist` turns the elements of a JAX array, which are arrays, into Python numbers.
     numbers: list[float] = np.atleast_1d(np.asarray(given, object)).tolist()
     if len(numbers) != len(classes) or not all(
         is_one_number(weight) and 0 < weight < np.inf for weight in numbers

@@ -79,7 +79,7 @@ def test_a_column_called_split_is_never_overlooked(load, column, words, named):
         ("set", ["A", "B"] * 4),
         ("split", ["train"] * 8),
         ("part", ["1"] * 8),
-        # Any column that names several parts, although not in every row.
+        # Any column that names several parts, even if not in every row.
         ("use", [*PARTS[:7], "unlabeled"]),
     ],
 )

@@ -46,11 +46,12 @@ def from_folder(
 ) -> Source:
     """Reads pictures in class folders, or in train and valid folders that hold class folders.
 
-    A picture's class is the first folder of its path in the set, or in the train or valid folder.
-    Other files are listed in the source's `passed_over`, with the reason. If there is a valid
-    folder, the column "folder" says which part's folder an item is in, for use by `folder_split`,
-    and the column "is_valid" says whether the item is held out. The usual names of these folders,
-    such as train and val, are recognized in any letter case.
+    A picture's class is the first folder of its path, counted from the train or valid folder if
+    there is one, and otherwise from the set's folder. Other files are listed in the source's
+    `passed_over`, with the reason. If there is a folder for validation, the column "folder" says
+    which of these folders an item is in (for use by `folder_split`), and the column "is_valid"
+    says whether it is held out. The usual names of these folders, such as train and val, are
+    recognized in any letter case.
 
     Args:
         path: The set's folder.

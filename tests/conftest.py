@@ -29,9 +29,9 @@ from jaxch5.util.libraries import variable
 class Termination:
     """Ends the test run when the run receives SIGTERM, whatever handler a test has set for it.
 
-    Besides calling a signal's handler, Python writes the signal's number to a pipe, which is read
-    here. A test that sends SIGTERM to its own process does so through the fixture `raise_signal`,
-    so that the signal is not mistaken for one that should end the run.
+    Besides calling a signal's handler, Python writes the signal's number to a pipe, which this
+    class reads. A test that sends SIGTERM to its own process does so through the fixture
+    `raise_signal`, so that the signal is not mistaken for one that should end the run.
     """
 
     STATUS = 128 + signal.SIGTERM
@@ -67,7 +67,7 @@ class Termination:
         os._exit(self.STATUS)
 
     def clear(self):
-        """Kills the processes that tests have started, and removes the folder HF_HOME."""
+        """Kills the processes that tests have started, and removes the folder in HF_HOME."""
         for child in psutil.Process().children(recursive=True):
             child.kill()
         shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
@@ -94,8 +94,8 @@ def pytest_configure(config):
 
 
 def pytest_runtest_logstart():
-    # This is set again before each test, because a loop of asyncio redirects the signals' numbers,
-    # and discards them once it is closed.
+    # This is set again before each test, because an asyncio event loop redirects the signals'
+    # numbers to itself, and once the loop is closed, the numbers are discarded.
     signal.set_wakeup_fd(termination.writer, warn_on_full_buffer=False)
 
 
@@ -155,9 +155,9 @@ def compiled_programs(tmp_path_factory):
 
 
 # Compiling takes longer than all computations do, so XLA optimizes little in these tests and in the
-# commands that they start. The arithmetic is the same, in a quarter of the time. XLA reads these
-# flags when it is first used. Tests that measure what a user's programs achieve do without the
-# flags, by means of `usual_compiler`.
+# commands that they start. Results differ only by rounding, and take a quarter of the time. XLA
+# reads these flags when it is first used. Tests that measure what a user's programs achieve remove
+# the flags with `usual_compiler`.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_parallel_codegen_split_count=1 "

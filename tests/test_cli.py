@@ -196,7 +196,10 @@ def test_a_place_may_stand_alone(tmp_path):
 
 
 def test_a_configuration_that_comes_along_is_found_by_its_name(tmp_path, monkeypatch):
-    """A file of that name in the working directory takes precedence."""
+    """`--config` accepts the name of a configuration that comes with jaxch5.
+
+    A file of that name in the working directory takes precedence.
+    """
     monkeypatch.chdir(tmp_path)
     for name in ("pets_resnet50", "pets_resnet50.toml"):
         assert options("--config", name).settings().data.tfds == "oxford_iiit_pet"
@@ -273,7 +276,7 @@ def test_sigterm_ends_with_status_143(capsys, raise_signal):
 
 
 def test_an_interrupt_at_any_line_ends_with_status_130(tmp_path):
-    """An interrupt within `exec`, which dataclasses use, has this status too (`caller_decides`)."""
+    """The status is 130 even within `exec`, which dataclasses use (`caller_decides`)."""
     (tmp_path / "interrupted.py").write_text(
         "import sys\n"
         "from jaxch5.cli import Options, run\n"

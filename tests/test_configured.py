@@ -136,10 +136,10 @@ PARTS = ["train"] * 14 + ["valid"] * 6
 def test_a_run_goes_on_with_its_parts_though_its_split_would_be_refused_now(
     columns, settings, line, tmp_path
 ):
-    """Earlier versions overlooked some columns and drew the split at random.
+    """A resumed run keeps the split that it recorded, whatever its configuration would mean now.
 
-    A run of theirs keeps the parts that it recorded, whatever its configuration would mean now. A
-    new run with the same configuration is refused.
+    Earlier versions overlooked some columns and drew the split at random. A new run with such a
+    configuration is refused.
     """
     rows = [",".join(("image", "label", *columns))]
     for number, words in enumerate(zip(*columns.values(), strict=True)):

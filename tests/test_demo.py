@@ -145,7 +145,8 @@ def test_it_says_what_the_classifier_knows(trained, tmp_path):
     """The lines about a run give its accuracy if the classifier answers as it did when scored.
 
     The lines about a learner's file give no accuracy. Both have a line about 'none of these'. The
-    accuracy was read with the weights: by now, a run that still trains may have other checkpoints.
+    accuracy is read together with the weights, since a run that is still training may have other
+    checkpoints later.
     """
     predictor, run = load_learner(trained[0]), tmp_path / "run"
     shutil.copytree(trained[0], run, ignore=shutil.ignore_patterns("checkpoints"))

@@ -27,7 +27,7 @@ PAGES = [
 
 
 class Tiny(nn.Module):
-    """A network that takes almost no time, because a learner needs one."""
+    """A network that takes almost no time to run; a learner cannot be made without a network."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -107,7 +107,7 @@ def test_what_stands_for_fastais_calls_is_there_and_takes_these_arguments(object
 THEIRS = {"learn": "learn", "dls": "data", "dblock": "pets", "interp": "interp"}
 # Names of other libraries or of Python, and names for the reader's own files and arrays.
 NOT_FASTAIS = {"torch", "nn", "F", "safetensors", "slice", "path", "url", "files", "x", "y"}
-NOT_FASTAIS |= set(INSTEAD["DataBlock"])  # arguments
+NOT_FASTAIS |= set(INSTEAD["DataBlock"])  # names of arguments
 
 
 def test_each_of_fastais_names_on_the_page_says_what_it_is_here(objects):

@@ -48,7 +48,7 @@ def test_it_is_the_runs_last_validation(trained, tmp_path, capsys):
     status, out, err = evaluated(capsys, path, "--out", tmp_path / "seen", "--json")
     assert status == 0, err
     document = json.loads(out)
-    # No metric may have the name of any other field.
+    # `OF_COMMANDS` lists the fields that are not metrics, so that no metric takes their names.
     assert set(document) - set(task_of("softmax").scores(MORE)) <= set(OF_COMMANDS)
     assert document["pictures"] == 8
     assert document["accuracy"] == pytest.approx(learn.records[-1]["accuracy"])
@@ -65,7 +65,7 @@ def test_it_is_the_runs_last_validation(trained, tmp_path, capsys):
 def test_a_runs_own_metrics_are_printed_or_said_to_be_left_out(
     trained, tmp_path, capsys, monkeypatch
 ):
-    """A metric is not printed in another's place, nor dropped because it is trivial."""
+    """A metric does not replace another number of its name, and is kept even if it is trivial."""
     path, learn = trained
     run = shutil.copytree(path, tmp_path / "run")
     (tmp_path / "mine_of_evaluate.py").write_text("def calibration_error(*_): return 0.125")
@@ -96,7 +96,7 @@ def test_the_report_fits_a_narrow_terminal(trained, tmp_path, capsys, monkeypatc
 def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
     trained, pictures, tmp_path, capsys
 ):
-    """All pictures of another folder are scored, even if their files have the names of the run's.
+    """All pictures of another folder are scored, even if they have the names of the run's pictures.
 
     Labels are matched by class names; a class that the run does not have is refused.
     """
@@ -137,9 +137,9 @@ def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
 
 @pytest.mark.parametrize("form", ["folder", "packed"])
 def test_another_set_with_the_names_of_the_runs_files_is_not_the_runs(form, tmp_path):
-    """All pictures of another set are scored if names and equal sizes alone resemble the run's.
+    """All pictures of another set are scored, even if its files have the run's names and sizes.
 
-    The set where the run's pictures are is the run's own, even under another name.
+    The run's own set is recognized even if the folder is a link or a copy with other file names.
     """
     rng, places = np.random.default_rng(0), []
     for name in ("one", "other"):
@@ -164,7 +164,7 @@ def test_another_set_with_the_names_of_the_runs_files_is_not_the_runs(form, tmp_
     assert scored().line == "4 pictures that the run validated on"
     other = scored(path=places[1])
     assert other.part == "all"
-    # Files have digests, which tell that these are others; a packed set has names alone.
+    # Digests show that the files are different pictures; a packed set has only names.
     kind = "changed" if form == "folder" else "unproven"
     assert other.counts[kind] == len(other.items) == 20
     if form == "folder":
@@ -326,7 +326,8 @@ def places(tmp_path_factory):
 TABLE = "--data.path all.csv --data.image-column where --data.label-column kind --data.root plain"
 ARCHIVE = "--data.archive all.zip --data.sha256"
 TFDS = "--data.tfds oxford_iiit_pet --data.tfds-dir sets"
-# What a command line says about the pictures of `places`, and how it is refused, if it has to be.
+# For each setting, the arguments that choose pictures of `places`, and a pattern of the error, or
+# "" if there is none.
 OBEYED = {
     "data.path": ("--data.path plain", ""),
     "data.pattern": (r"--data.path flat --data.pattern (.+)_\d\.png", ""),
@@ -382,12 +383,12 @@ def test_every_setting_about_other_pictures_is_obeyed(key, trained, places, tmp_
 def test_every_other_setting_is_obeyed_or_refused(trained, capsys):
     """Each setting that belongs to the run, rather than to `evaluate`, is refused by its name.
 
-    Tests show of each of the others that it is obeyed.
+    For each of the other settings, a test shows that it is obeyed.
     """
     path, _ = trained
     config = from_toml(path / "config.toml")
     taken = set(filter(USES["evaluate"].of, flat(config))) - {"model.arch", "model.task"}
-    # The last one is that of `test_evaluate_suggests_a_threshold_that_it_then_takes`.
+    # `test_evaluate_suggests_a_threshold_that_it_then_takes` tests the last of these settings.
     assert taken == OBEYED.keys() | {"data.on_bad", "data.batch_size", "model.threshold"}
     others = {
         "data.split": "random", "augment.mix": "mixup", "model.arch": "resnet34",
@@ -447,8 +448,8 @@ class MeanColour(nn.Module):
 def test_suspects_can_be_mended_and_trained_on(trained, pictures, tmp_path, capsys):
     """Once its labels are corrected, the list of suspects is a set of the same files to train on.
 
-    All labels are inverted here, so that every one is suspect. A network that is trained on the
-    corrected labels gives the right answers; one trained on those before would give wrong ones.
+    All labels are inverted here, so every one of them is suspect. A network that is trained on the
+    corrected labels gives the right answers; one trained on the inverted labels would not.
     """
     _, learn = trained
     interp = learn.interpret()

@@ -82,7 +82,7 @@ def cells():
 
 @pytest.fixture(scope="module")
 def recipe(cells, tmp_path_factory):
-    """The names that the page's code defines, run in a folder with the files that it needs."""
+    """The names that the page's code defines when it runs in a folder with the files it needs."""
     from jaxch5.results.artifacts import as_stablehlo
 
     folder = tmp_path_factory.mktemp("deployed")
@@ -141,7 +141,7 @@ def test_the_recipe_for_deployment_answers_as_predict(recipe, cells, tmp_path):
 def test_the_bound_is_one_that_a_wrong_recipe_breaks(recipe, cells, tmp_path):
     """The bound detects a recipe that squashes pictures and ignores their EXIF orientation.
 
-    Before, the page's recipe made these mistakes.
+    An earlier version of the page's recipe made these mistakes.
     """
     file = tmp_path / "1.jpg"
     exif = Image.Exif()

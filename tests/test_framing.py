@@ -138,7 +138,7 @@ def test_every_corner_is_seen_by_what_leaves_the_learner(method, tmp_path):
 def test_a_crop_of_a_long_picture_sees_none_of_its_corners():
     """A crop cuts off all corners of a long picture, which is why squish and pad exist.
 
-    Crop is also the default, so that it applies to runs that are older than the setting.
+    Crop is also the default, so it applies to runs that are older than the setting.
     """
     learn = learner_of(data_of("crop"))
     assert learn.get_preds()[0][:, 4] == pytest.approx(1, abs=1e-3)
@@ -223,7 +223,10 @@ def test_a_turn_is_one_of_the_picture_and_not_of_what_is_made_of_it(
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [32, (24, 40)])
 def test_each_of_the_eight_symmetries_shows_as_much(method, size):
-    """No flip or quarter turn cuts off more of a picture, because it is framed after the turn."""
+    """With crop, no flip or quarter turn shows a border; otherwise, none cuts off anything.
+
+    A picture is framed only after it is turned.
+    """
     policy = jx.aug_transforms(flip_vert=True, max_rotate=0, max_zoom=1, max_lighting=0, max_warp=0)
     width, height = 120, 70
     rows, columns = (size, size) if isinstance(size, int) else size

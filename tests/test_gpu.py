@@ -77,7 +77,7 @@ def compiled_each_time():
 def test_initial_weights_are_the_same_bits_each_time():
     """A seed gives the same initial weights each time.
 
-    Before, the last bit differed in 12 of the 8,192 weights of a layer.
+    In an earlier version, the last bit differed in 12 of the 8,192 weights of a layer.
     """
     first, *others = (trained(jax.devices("gpu")[0], "fp32", steps=0)[1] for _ in range(3))
     for other in others:
@@ -89,7 +89,7 @@ def test_initial_weights_are_the_same_bits_each_time():
 def test_deterministic_training_gives_the_same_bits_twice(precision):
     """With the options of `--deterministic`, training twice gives the same losses and weights.
 
-    Other kernels add in an order that changes from run to run.
+    Without these options, some kernels add in an order that changes from run to run.
     """
     gpu, options = jax.devices("gpu")[0], compiler_options(deterministic=True)
     (losses, weights), (again, same) = (trained(gpu, precision, options=options) for _ in range(2))

@@ -38,7 +38,7 @@ def test_the_commands_are_listed_in_the_order_of_the_work():
 
 
 def test_the_order_of_the_work_comes_first(monkeypatch):
-    """A command that the order lacks is listed too, after the others."""
+    """A command that is missing from the order is listed too, after the others."""
     monkeypatch.setattr("jaxch5.__main__.WORKFLOW", ("train", "show", "no_command"))
     first, second, *others = commands()
     assert [first, second] == ["train", "show"]

@@ -223,7 +223,7 @@ def test_an_option_that_a_page_names_is_there(file):
 def test_an_extra_that_is_to_be_installed_can_be(file):
     """The extras that a text names exist, and are installed from a clone.
 
-    No package index has a package of the name jaxch5.
+    jaxch5 is not published on any package index.
     """
     for text in texts()[file]:
         assert "jaxch5[" not in text
@@ -257,6 +257,6 @@ def test_a_message_that_a_command_prints_names_no_function(file):
     if str(file.relative_to(PACKAGE)) in PYTHON_ALONE:
         return
     for message in messages_of(ast.parse(file.read_text(encoding="utf-8"))):
-        # Allowed are a prefix of errors that occur only in Python, and the value of a setting.
+        # The prefix of errors that occur only in Python and the value of a setting are allowed.
         message = message.removeprefix("from_arrays: ").replace("fit.loss = cross_entropy", "")
         assert "in Python" in message or not CODE.search(message), message

@@ -37,13 +37,13 @@ NAMES = [
     f"forged{FORGED}",
     "x" * 251,
 ]
-# The names of two classes. The first combines much of the above, and also begins the files' names;
-# the second is as long as a name can be.
+# The names of two classes. The first combines several of these names, and files' names begin with
+# it; the second is as long as a name can be.
 WORST = f"-{NO_TEXT}{FORGED}<b>'\"$,😀", "z" * 255
 
 
 def put(picture: Path, file: Path) -> None:
-    """Copies a picture to `file`, in a folder that is made if necessary."""
+    """Copies a picture to `file`, creating the folder if necessary."""
     file.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(picture, file)
 

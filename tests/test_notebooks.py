@@ -12,9 +12,9 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 1_500_000
-# Twice the time that the notebooks promise, because tests share their cores.
+# Twice the time that the notebooks promise, because tests share the processor.
 SECONDS = 360
-# Useless to readers: paths on somebody's disk, and the codes of a terminal.
+# Text that is useless to readers: paths on somebody's disk, and a terminal's control codes.
 MACHINE = re.compile(r"(?<![\w.:/])/(home|root|tmp|opt|work|usr|var|Users|private)/|[A-Z]:\\")
 ESCAPE = "\x1b"
 SHOWN = {"text/plain", "image/png"}

@@ -79,7 +79,7 @@ def own(pictures, tmp_path_factory):
 def test_a_loss_metrics_and_a_task_of_ones_own_make_a_run(own):
     """A run uses the loss, metrics and task that the command line names by import paths.
 
-    The module lies in the folder in which the command is started.
+    The module is in the folder in which the command is started.
     """
     _, run, out = own
     columns = out.splitlines()[1].split()
@@ -215,7 +215,7 @@ def test_evaluate_suggests_a_threshold_that_it_then_takes(
 ):
     """`evaluate` prints options with a threshold, which `evaluate` and `predict` accept.
 
-    With these options, `evaluate` leaves the share of pictures unanswered that it has printed.
+    With these options, `evaluate` leaves unanswered the share of pictures that it printed before.
     """
     argv = (sigmoid, "--out", tmp_path / "evaluation")
     status, out, err = called(evaluate, monkeypatch, capsys, *argv)

@@ -499,7 +499,7 @@ class Noisy(nn.Module):
 
 
 class NoisyOfNnx(nnx.Module):
-    """A network of nnx like `Noisy`, with a batch norm and a list of layers, which have numbers."""
+    """A network of nnx like `Noisy`, with a batch norm and a list of layers, named by numbers."""
 
     def __init__(self, num_classes=2):
         self.stem = nnx.List([nnx.Linear(3, 8, rngs=nnx.Rngs(0)) for _ in range(2)])
@@ -577,7 +577,10 @@ def test_what_a_module_of_ones_own_does_not_take_is_refused(module, named, line,
 
 
 def test_a_line_says_that_precision_does_not_reach_a_module_of_ones_own(data):
-    """Nothing is said of a module that was made with this type, nor of a specification's."""
+    """The line appears only if a user's own module was made to compute in another type.
+
+    It does not appear for a network that is made from a specification.
+    """
     lines = []
     said = partial(jx.vision_learner, data, weights="none", precision="bf16", say=lines.append)
     said(NORMED)
@@ -624,7 +627,7 @@ def test_a_module_of_ours_may_be_given_with_its_own_head(data):
 
 
 class Count(nnx.Variable):
-    """Something that a network counts."""
+    """A user's own kind of variable, which holds a count."""
 
 
 class Counting(OfNnx):

@@ -26,7 +26,7 @@ def test_it_prints_the_summary_and_writes_the_figure(pictures, tmp_path, capsys)
     assert str(out) in text
     picture = Image.open(out).convert("RGB")
     assert picture.width > picture.height
-    # The left picture and the right one are of one of the two colours each, under their titles.
+    # Below its title, each half of the figure shows a picture in one of the two colours.
     for half in np.array_split(np.asarray(picture).astype(int), 2, axis=1):
         red, blue = half[..., 0], half[..., 2]
         share = (np.abs(red - blue) > 60).mean()

@@ -72,8 +72,9 @@ def leaves(tree):
 
 
 def test_examples_are_shown_as_code(site):
-    """Examples are shown as code, not as running text, in which `>>>` is a quotation in another."""
-    # The generator takes a section that is headed `Example:` for running text.
+    """Examples are shown as code; in running text, `>>>` would become nested quotations."""
+    # The generator takes a section headed `Example:` for running text, so `docs/examples.py`
+    # changes this heading.
     for page in site.rglob("*.html"):
         assert "<blockquote>" not in page.read_text(encoding="utf-8"), page
     data = (site / "reference" / "data.html").read_text(encoding="utf-8")

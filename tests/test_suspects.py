@@ -258,7 +258,7 @@ def test_a_training_judges_the_labels_too(mislabelled, pictures, tmp_path, capsy
 
 
 def test_a_batch_size_that_nobody_chose_fits_the_training_set_of_each_fold(pictures, tmp_path):
-    """Whichever fold comes first: here, one leaves 20 pictures for training and the other 30."""
+    """This holds whichever fold comes first; one leaves 20 pictures for training, the other 30."""
     own = "--model.arch", "tests.test_suspects:PIXELS", "--model.weights", "none"
     words = ("--data.path", str(pictures), *map(str, SMALL[:4]), *own, "--fit.epochs", "1")
     config = parse(SuspectsOptions, [*words, "--by", "training"], "suspects").settings()

@@ -43,7 +43,8 @@ def test_no_record_beats_the_best(records):
 def test_the_best_so_far_of_each_epoch_leads_to_the_best_of_all(records):
     """Both ways of keeping the best end with the best of all records.
 
-    Memory keeps the better of two records after each epoch; checkpoints keep the highest rank.
+    In memory, the better of two records is kept after each epoch; of checkpoints, the one with the
+    highest rank is kept.
     """
     kept = None
     for record in records:
@@ -97,7 +98,7 @@ def test_the_loss_of_probabilities_is_that_of_their_logits(task):
 
 
 def test_an_answer_of_none_of_these_is_wrong_in_every_score():
-    """The metrics of epochs, the classification report and the confusion matrix agree on this."""
+    """The metrics of epochs, the classification report and the confusion matrix agree."""
     probabilities = np.array([[0.9, 0.2], [0.3, 0.1], [0.4, 0.2], [0.2, 0.8]])
     labels, task = np.array([0, 0, 1, 1]), one_vs_rest()
     scores = {

@@ -267,7 +267,7 @@ def test_json_is_one_document(pictures, tmp_path):
     document = json.loads(ended.stdout)
     assert document["run"] == str(run)
     assert document["epoch"] == 0
-    # No metric may have the name of any other field.
+    # These lists contain every field that is not a metric, so that no metric takes its name.
     assert set(document) - set(SOFTMAX.scores()) <= {*FIELDS, *OF_COMMANDS}
     assert ended.stderr.splitlines()[1].split() == COLUMNS
 

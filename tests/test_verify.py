@@ -58,10 +58,9 @@ def test_a_leak_is_found(pictures, tmp_path, capsys):
 
 
 def test_near_duplicates_are_shown_as_a_guess_of_each_kind(pictures, tmp_path, capsys):
-    """Nearly identical pictures are listed as a guess, in groups of each kind.
+    """Nearly identical pictures are listed as a guess, and leave the exit status at 0.
 
-    They leave the exit status at 0. The kinds are copies in one class, in several classes, and in
-    both parts of a split.
+    They are listed by kind: copies in one class, in several classes, and in both parts of a split.
     """
     draws = np.random.default_rng(0)
     shown = [Image.fromarray(one) for one in draws.integers(0, 256, (4, 12, 12, 3), np.uint8)]

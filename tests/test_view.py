@@ -1,6 +1,6 @@
 """Validation, learners' files and exports see the same share of a picture (`View`).
 
-This view is the chosen one, or the one with which the weights were tested.
+This view is the one that the user chose, or else the one with which the weights were tested.
 """
 
 import jax

@@ -27,7 +27,7 @@ SMALL = ("--data.presize", "16", "--data.size", "16")
 
 
 def put(root, *names):
-    """Writes different pictures under the given names, and returns their root."""
+    """Writes different pictures under the given names, and returns their folder."""
     for number, name in enumerate(names):
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def a_picture_that_is_none(folder):
 
 @way_out
 def several_pictures_that_are_none(folder):
-    """No batch size is given, so that it is reduced to the number of pictures that are left."""
+    """No batch size is given, so it is reduced to the number of pictures that are left."""
     classes(folder)
     (folder / "a" / "0.png").write_text("no picture")
     whole = (folder / "b" / "1.png").read_bytes()

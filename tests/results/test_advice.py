@@ -23,7 +23,7 @@ NAMES = ("ash", "<b>beech</b>", "cedar", "date")
 
 
 def answers(matrix, sure=0.7, names=NAMES, **more):
-    """Returns answers with a given confusion matrix, each of which has the probability `sure`."""
+    """Returns answers that have a given confusion matrix, each with the probability `sure`."""
     matrix = np.asarray(matrix)
     count = len(matrix)
     cells = [(i, j) for i in range(count) for j in range(count) for _ in range(matrix[i, j])]

@@ -170,9 +170,9 @@ def test_a_module_of_nnx_is_refused_with_the_way_out():
 def test_the_command_writes_a_png_of_each_picture_and_replaces_none(
     trained, pictures, tmp_path, capsys
 ):
-    """`--explain` writes a new PNG for each picture, and overwrites none.
+    """`--explain` writes a new PNG for each picture, and overwrites no file.
 
-    This also holds for pictures of the same name in two folders, and for PNGs of an earlier run.
+    This also holds for pictures with the same name in two folders, and for PNGs of an earlier run.
     """
     broken, folder = tmp_path / "broken.jpg", tmp_path / "seen" / "there"
     broken.write_text("Dear diary")
@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_is_said(trained, pictures, tmp_path, capsys):
 
 
 def test_a_figure_of_it():
-    """The figure shows the picture, and the picture again with the map over it."""
+    """The figure shows the picture twice, the second time with the map over it."""
     pixels = np.full((32, 32, 3), 20, np.uint8)
     pixels[8:12, 16:20] = 255
     found = jx.attribution(classifier(Bright(), 32), pixels, "bright")
@@ -232,7 +232,10 @@ COLORS = np.array([[255, 60, 60], [60, 220, 60], [70, 90, 255], [240, 220, 40]])
 
 
 def scenes(count, seed):
-    """Returns pictures of a disk in one of four colours on clouds and noise, and their labels."""
+    """Returns pictures and their labels.
+
+    Each picture shows a disk, whose colour is the label, on a background of clouds and noise.
+    """
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:OBJECT, :OBJECT] - (OBJECT - 1) / 2
     disk = np.hypot(rows, columns) < OBJECT / 2
@@ -249,7 +252,7 @@ def scenes(count, seed):
 
 
 def architecture(name):
-    """Returns a small form of an architecture, and the number of epochs that it needs."""
+    """Returns a small variant of an architecture, and the number of epochs that it needs."""
     if name == "vit":
         return vit_spec("small_vit", patch=8, width=64, heads=4, depth=4), 8
     if name == "convnext":

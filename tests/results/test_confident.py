@@ -36,13 +36,13 @@ def test_the_joint_of_an_example_worked_by_hand():
 def test_the_doubt_by_calibrated_probabilities_worked_by_hand():
     """With `calibrated`, the doubts of a small example are those computed by hand.
 
-    The probabilities of class a add up to 1.6, of which items labelled b have 0.4; those of b add
-    up to 2.4, of which items labelled a have 0.8. Each of these rates, 1/4 and 1/3, is averaged
-    with their mean, 7/24, and divided by it.
+    The probabilities of class a add up to 1.6, of which items labelled b have 0.4, a rate of 1/4.
+    Those of class b add up to 2.4, of which items labelled a have 0.8, a rate of 1/3. Each rate is
+    averaged with the mean of both, 7/24, and the result is divided by this mean.
     """
     labels = np.array([0, 0, 1, 1])
     sure = np.array([0.9, 0.3, 0.4, 0.0])
-    weights = (1 + np.array([8, 6]) / 7) / 2  # of b for the label a, and of a for the label b
+    weights = (1 + np.array([8, 6]) / 7) / 2  # for items labelled a, then for b
     others = np.array([0.1, 0.7, 0.4, 0.0]) * np.repeat(weights, 2)
     own = np.array([0.9, 0.3, 0.6, 1.0])
     share, margin = others / (own + others), (others - own) / (own + others)
@@ -57,7 +57,7 @@ def test_known_noise_is_counted_by_class_pair(rate):
     The probabilities take the noise into account, as those of an ideal classifier would.
     """
     rng = np.random.default_rng(0)
-    # Some labels are changed to the next class; those of the last class are all right.
+    # Some labels are changed to the next class; those of the last class are all correct.
     noise = np.eye(3) * (1 - rate) + np.eye(3, k=1) * rate
     noise[2, 2] = 1
     truth = rng.integers(3, size=6000)
@@ -101,9 +101,10 @@ def test_doubt_is_from_0_to_1_and_a_label_is_disputed_if_a_class_is_more_probabl
 
 
 def test_of_two_equal_doubts_the_one_of_the_more_frequent_mistake_is_larger():
-    """An item that looks like 1 is doubted more than an equally unsure item that looks like 2.
+    """Of two equally unsure items, the one with the more frequent mistake is doubted more.
 
-    Both are labelled 0, and of the items labelled 0, many look like 1 but few look like 2.
+    One looks like class 1 and the other like class 2. Both are labelled 0, and of the items
+    labelled 0, many look like class 1 but few look like class 2.
     """
     labels = np.zeros(42, int)
     labels[20:30], labels[30:40] = 1, 2

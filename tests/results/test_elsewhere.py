@@ -34,7 +34,7 @@ PLAIN = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
 def classifier(arch, head="linear", **about):
-    # A network of one's own has the head that it has.
+    # The head of a user's own network cannot be chosen.
     model = create_model(arch, 3, head if isinstance(arch, str) else None)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
     spec = spec_of(arch)
@@ -127,7 +127,8 @@ def test_pillows_pixels_are_near_what_the_network_sees(
 ):
     """Pillow's pixels differ by less than 4 of 255, on average, from what the network sees.
 
-    With another method they differ by more than 8, unless the picture has the input's proportions.
+    With another framing method, they differ by more than 8, unless the picture already has the
+    input's proportions.
     """
     blotches = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     file = tmp_path / "1.png"

@@ -220,7 +220,8 @@ def test_calibration_is_scikit_learns(seed, bins):
 def test_a_model_that_is_right_as_often_as_it_says_has_no_error():
     """The calibration error is 0 if answers are right as often as their confidence says.
 
-    Three of four answers with a confidence of 3/4 are right, and all with a confidence of 1.
+    Of the answers with a confidence of 3/4, three of four are right; of those with a confidence of
+    1, all are.
     """
     probabilities = np.array([[0.75, 0.25]] * 4 + [[0.0, 1.0]])
     interp = Interpretation([0, 0, 0, 1, 1], probabilities, ["a", "b"])
@@ -311,7 +312,10 @@ def test_suspects_cannot_be_written_without_paths_or_into_nowhere(labelled, tmp_
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 37, 200])
 def test_matrices_of_all_sizes_can_be_read(classes):
-    """In a matrix of any size, nothing is cut off, names do not overlap, and a page is enough."""
+    """In a matrix of any size, nothing is cut off, and no names overlap.
+
+    The figure's sides are shorter than 16 inches.
+    """
     rng = np.random.default_rng(0)
     targets = rng.integers(0, classes, 20 * classes)
     predictions = np.where(rng.random(len(targets)) < 0.9, targets, (targets + 1) % classes)

@@ -1,4 +1,4 @@
-"""Folds are even and keep copies together, and heads judge only items they were not trained on."""
+"""Folds are equally large and keep copies together; heads judge only items that they never saw."""
 
 import warnings
 
@@ -65,7 +65,7 @@ def test_wrong_labels_are_doubted():
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_folds_of_few_pictures_are_numbered_without_a_gap_and_can_be_judged(count):
-    """A class's only picture has a fold of its own until it is assigned to no fold."""
+    """Folds are renumbered if a class's only picture, which was alone in its fold, is left out."""
     rng = np.random.default_rng(0)
     random = [rng.integers(0, 4, rng.integers(2, 12)) for _ in range(40)]
     judged = 0

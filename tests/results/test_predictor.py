@@ -86,7 +86,7 @@ def test_a_path_its_content_and_its_pixels_are_the_same_picture(trained, held_ou
 class Shades(nn.Module):
     """A network with a class for each shade of red.
 
-    It is so small that many predictions take no time.
+    It is so small that many predictions take almost no time.
     """
 
     def __call__(self, x, train):
@@ -142,9 +142,9 @@ BAD += (np.zeros((0, 5, 3), np.uint8), np.full((4, 4), np.nan), io.StringIO("tex
     )
 )
 def test_each_of_many_has_its_place_whatever_is_beside_it(shades, chosen):
-    """`predict_many` gives one answer for each picture, in order: that of `predict`.
+    """`predict_many` answers each picture as `predict` does, in the order of the pictures.
 
-    For a bad picture, it gives the error that `predict` raises.
+    For a bad picture, the answer is the error that `predict` raises.
     """
 
     def form_of(one):
@@ -403,15 +403,16 @@ def test_an_export_that_cannot_be_written_is_one_line(trained, tmp_path, capsys)
 
 
 def test_an_export_into_a_pipe_or_a_device_leaves_it_what_it_is(trained, exported, tmp_path):
-    """A pipe or a device that is written to stays one, and so does a link to it.
+    """Writing to a pipe, a device or a link to one does not replace it by a file.
 
-    If it were replaced by a file, it would be lost to every process that uses it.
+    If it were replaced, it would be lost to every process that uses it.
     """
     pipe, link, got = tmp_path / "pipe", tmp_path / "link", []
     os.mkfifo(pipe)
     link.symlink_to(pipe)
     for name in (pipe, link):
-        # If nothing is written to the pipe, its reader waits for ever; the process must not.
+        # The reader waits forever if nothing is written to the pipe. As a daemon thread, it would
+        # not keep the process from ending.
         reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()), daemon=True)
         reader.start()
         argv = [str(trained[0]), "--format", "safetensors", "--out", str(name)]

@@ -103,7 +103,7 @@ def running(**changes):
     ],
 )
 def test_the_best_epoch_is_named_by_the_score_that_decides(best, tile):
-    """The score's own best value is shown, not another score of the epoch that it chooses."""
+    """The report shows the score that chose the best epoch, not another score of that epoch."""
     records = [record | {"train_loss": 1.0 + record["epoch"]} for record in epochs()]
     report = running(records=records, task=dataclasses.replace(SOFTMAX, best=best))
     record = records[best.of(records)]

@@ -101,9 +101,11 @@ with Checkpoints(pathlib.Path.cwd()) as saves:
 
 
 def test_many_saves_take_no_more_memory_than_a_few(tmp_path):
-    """Saving does not leak memory. A leak would show in every 50 saves: saving in orbax's own way
-    leaked two megabytes in each. The median ignores moments at which the allocator takes more
-    memory, and a separate process has no threads of other tests.
+    """Memory does not grow with the number of saves.
+
+    A leak would show in every 50 saves; saving in orbax's own way leaked two megabytes in that
+    many. The median ignores moments at which the allocator takes more memory. The saves are made
+    in a separate process, which has no threads of other tests.
     """
     ended = subprocess.run(
         [sys.executable, "-c", SAVES, Path(__file__).parents[2]],
@@ -157,7 +159,7 @@ def damage(file, kind):
 
 @pytest.mark.parametrize("kind", ["missing", "cut", "flipped"])
 def test_a_damaged_checkpoint_is_passed_over_or_whole_in_what_it_holds(kind, tmp_path):
-    """Whichever file is damaged, what is restored was saved at this step or at the earlier one."""
+    """Whichever file is damaged, the restored state is one of the two that were saved."""
     with Checkpoints(tmp_path / "saved") as saves:
         saves.save(state_at(1), records(0.5), epoch_done=True)
         saves.save(state_at(2), records(0.5), epoch_done=False)

@@ -1,4 +1,4 @@
-"""A run goes on only under the conditions that it began with, and what differs is named."""
+"""A run is resumed only under the conditions that it began with; an error names what differs."""
 
 import io
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ def learner(data=None, **settings):
 
 
 def saved(learn, path, about):
-    """Returns a run with a checkpoint of the learner's state, described in this way."""
+    """Returns a run with a checkpoint of the learner's state, which `about` describes."""
     run = create_run(Config(), path)
     with Checkpoints(run.checkpoints) as saves:
         saves.save(learn.state, [], epoch_done=False, about=about)
@@ -171,10 +171,10 @@ def test_another_strength_of_augmentation_is_named(learn, tmp_path):
 
 
 def test_what_does_not_change_the_result_may_differ(learn, run):
-    """The same values may be given in other words, and settings of memory and devices may differ.
+    """Values may be written in another way, and settings for memory and devices may differ.
 
-    Arguments that have their default values count as if they were left out, as a command gives them
-    and a script does not.
+    An argument that has its default value counts as if it were left out, because a command passes
+    such arguments and a script need not.
     """
     ways = (
         {"remat": True, "devices": 1, "shard_optimizer": True, "metrics": ("top_5",)},
@@ -184,7 +184,7 @@ def test_what_does_not_change_the_result_may_differ(learn, run):
     for settings in ways:
         now = described(learn, Recipe(**settings), seed=np.int64(0))
         check_conditions(StoredCheckpoints(run.checkpoints), 0, now)
-    # The default settings of a command are those of Python.
+    # A command has the same defaults as the Python interface.
     by_command = described(learn, recipe_of(Config.model_validate({"fit": {"wd": 0.01}})))
     assert by_command[CONDITIONS] == described(learn)[CONDITIONS]
 
@@ -207,14 +207,14 @@ def test_a_run_with_the_same_conditions_is_restored(learn, run):
 
 
 def test_a_run_of_an_earlier_version_is_restored(learn, older):
-    """Its conditions are not known, so that they are not compared."""
+    """Its conditions are not known, so they are not compared."""
     other = learner(seed=1, wd=0.1)
     assert other.restore(older)
     jax.tree.map(np.testing.assert_array_equal, other.state.params, learn.state.params)
 
 
 def test_a_state_of_other_settings_is_not_called_damaged(older):
-    """Even if a run has no conditions, its checkpoints are intact, and the settings are named."""
+    """The error names the settings instead, even if the run did not record its conditions."""
     for settings in ({"optimizer": "sgd"}, {"average": 0.9}, {"precision": "fp16"}):
         with pytest.raises(ConfigError, match=r"saved with other settings \(.*optimizer, av"):
             learner(**settings).restore(older)

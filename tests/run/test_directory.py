@@ -38,7 +38,7 @@ def test_names_are_relative_to_the_folder_or_to_that_of_the_table(tmp_path):
     table.write_text("image,label")
     archive.write_bytes(b"PK")
     homes = [home_of(DataConfig(path=path)) for path in (folder, table, archive, None)]
-    # The names in an archive are those of no files beside it.
+    # The pictures in an archive are not files in the archive's folder.
     assert homes == [folder, tmp_path, None, None]
     assert home_of(DataConfig(path=table, root=folder)) == folder
 

@@ -66,7 +66,7 @@ def bits(state):
 
 
 def at_step(number, do):
-    """Returns, in a tuple, a hook that calls `do` once the step with this number has been made."""
+    """Returns a tuple of one hook, which calls `do` after the step with the given number."""
     return (lambda event: do() if isinstance(event, Step) and event.number == number else None,)
 
 
@@ -222,7 +222,7 @@ def test_a_damaged_checkpoint_is_passed_over_when_a_run_is_taken_up(compiled, le
 
 
 def test_a_restored_run_that_is_finished_says_that_nothing_is_trained(compiled, learn):
-    """The call after that trains further."""
+    """The first call after restoring the run trains nothing; the next one trains further."""
     learn.fit(1, 0.01)
     again = compiled.again(0)
     again.console = Console(file=io.StringIO(), width=300)

@@ -1,4 +1,4 @@
-"""Runs are said to share their validation pictures only if their records tell so."""
+"""Runs are said to share their validation pictures only if their records show that they do."""
 
 import shutil
 from dataclasses import replace
@@ -31,7 +31,10 @@ def begun(tmp_path):
 
 
 def table_of(folder, file, renamed=()):
-    """Writes a table of a folder's pictures by their absolute paths, some of another class."""
+    """Writes a table of a folder's pictures, with absolute paths.
+
+    The pictures in `renamed` get the classes that it gives.
+    """
     names = sorted(str(one.relative_to(folder)) for one in folder.glob("*/*"))
     rows = [
         f"{folder / name},{dict(renamed).get(name, name[0])},{'valid' if '0' in name else 'train'}"
@@ -46,7 +49,7 @@ def same(*runs):
 
 
 def test_digests_tell_where_names_and_sizes_do_not(begun, tmp_path):
-    """Records of earlier versions have no digests."""
+    """Without digests, as in older records, it is not known whether the pictures are the same."""
     one, other = (begun(make(tmp_path / str(seed), "bmp", seed)) for seed in (0, 1))
     copied = begun(shutil.copytree(tmp_path / "0", tmp_path / "copy"))
     assert same(one, other) is False
@@ -73,7 +76,7 @@ def test_a_folder_and_a_table_of_its_files_are_the_same(begun, tmp_path):
 
 
 def test_labels_are_compared_by_the_names_of_their_classes(begun, tmp_path):
-    """A new first class shifts all numbers; renamed classes leave them as they are."""
+    """A new first class changes the number of every other class; renaming classes changes none."""
     folder = make(tmp_path / "photos", "bmp", 0)
     run = begun(table_of(folder, tmp_path / "0.csv"), split="given")
     every = [f"{name}/{number}.bmp" for name in "ab" for number in range(10)]

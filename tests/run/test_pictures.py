@@ -1,4 +1,4 @@
-"""Which pictures weights were trained on is claimed only as far as it is known."""
+"""The warning about weights trained on validation pictures says no more than is known."""
 
 import shutil
 from dataclasses import replace
@@ -19,7 +19,7 @@ from jaxch5.run.pictures import known_by, record_pictures
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Two folders of other pictures with the same names, whose BMP files are all of one size."""
+    """Two folders of different pictures with the same names; all BMP files have the same size."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for place in (root / name / label for name in ("one", "other") for label in ("a", "b")):
         place.mkdir(parents=True)
@@ -36,7 +36,7 @@ def config_of(path, seed=42):
 
 @pytest.fixture
 def weights(photos, tmp_path):
-    """What weights of a run look like that recorded the pictures of the first folder."""
+    """Empty weights, from a run that recorded the pictures of the first folder."""
     config = config_of(photos / "one")
     run = create_run(config, tmp_path / "run")
     record_pictures(run, load_data(config))
@@ -44,7 +44,7 @@ def weights(photos, tmp_path):
 
 
 def test_other_pictures_of_the_same_names_are_not_said_to_be_known(photos, weights):
-    """They are not mentioned, unless the record is an earlier version's and has no digests."""
+    """A warning is given only if the record has no digests, as in earlier versions."""
     data = load_data(config_of(photos / "other", seed=1))
     assert known_by(weights, data) is None
     record = RunDir(Path(weights.origin)).pictures_file
@@ -56,7 +56,7 @@ def test_other_pictures_of_the_same_names_are_not_said_to_be_known(photos, weigh
 
 
 def test_the_runs_files_are_known_under_any_name(photos, weights, tmp_path):
-    """A table elsewhere that lists the files gets the warning that their folder gets."""
+    """A table in another folder that lists the files gets the same warning as the files' folder."""
     names = [f"{photos}/one/{label}/{number}.bmp,{label}" for label in "ab" for number in range(10)]
     table = tmp_path / "labels.csv"
     table.write_text("\n".join(["image,label", *names]))

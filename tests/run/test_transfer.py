@@ -53,7 +53,7 @@ def pretrained(classes=PETS, **named):
 
 
 def origins(variables):
-    """Returns the set of values that each part of each kind of variables holds."""
+    """Returns the set of values in each part of each kind of variables."""
     return {
         (kind, name): set(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(part)]).tolist())
         for kind, parts in variables.items()
@@ -189,7 +189,10 @@ def test_a_run_gives_what_it_ended_with(saves, named, step, tmp_path):
 
 
 def test_a_damaged_last_checkpoint_has_neither_weights_nor_a_record(tmp_path, capsys):
-    """A plain line on standard error says so, since standard output may be a command's result."""
+    """The earlier checkpoint's weights and record are used, and a line on standard error says so.
+
+    Nothing is printed on standard output, which may be a command's result.
+    """
     path = run_with(tmp_path, [(4, 0.5), (8, 0.9)])
     for file in (path / "checkpoints" / "8" / "variables").iterdir():
         file.write_bytes(file.read_bytes()[:-1])

@@ -28,7 +28,8 @@ def test_a_cpu_gives_the_same_bits_in_any_case():
 def test_programs_for_one_core_are_not_kept_with_those_for_all():
     """Programs compiled for one core are kept in a folder of their own.
 
-    Such programs leave all other cores idle, and JAX's cache does not tell them from others.
+    Such programs leave all other cores idle, and JAX's cache does not distinguish them from
+    programs for all cores.
     """
     program = """
 import os, sys, jax

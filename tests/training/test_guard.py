@@ -121,7 +121,7 @@ def test_a_hook_cannot_train_freeze_or_change_the_data(learn):
     ],
 )
 def test_hooks_that_are_not_several_functions_are_refused(learn, hooks, line):
-    """This holds when a learner is made, and when its hooks are set later."""
+    """They are refused both when a learner is made and when its hooks are set later."""
     with pytest.raises(ConfigError, match=line):
         jx.vision_learner(learn.data, Tiny(), "none", hooks=hooks)
     with pytest.raises(ConfigError, match=line):

@@ -16,7 +16,7 @@ from jaxch5.training.initial import run_once
 def assert_equal_to_the_last_bit_but_one(found, expected):
     """Checks that two trees are equal, except for the rounding of their last bits.
 
-    A compiler may multiply two factors of a draw first, which rounds once more.
+    XLA may combine two factors by which a draw is multiplied, which changes the rounding.
     """
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -25,9 +25,9 @@ def assert_equal_to_the_last_bit_but_one(found, expected):
 
 
 def with_care(function):
-    """Returns the function compiled with optimization, as the draws are.
+    """Returns the function compiled with optimization, as `run_once` compiles its draws.
 
-    Without optimization, as in other programs of the tests, values are rounded once more.
+    The tests' other programs are compiled without optimization, which rounds values differently.
     """
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})
 
@@ -77,9 +77,9 @@ def test_a_draw_of_several_pieces_is_the_same_as_in_one(monkeypatch):
 
 
 class Own(nn.Module):
-    """A network that is initialized like none of jaxch5's.
+    """A network with kinds of initial values that no network of jaxch5 has.
 
-    It has an orthogonal kernel, a random mask, integers, and a parameter in bfloat16.
+    They are an orthogonal kernel, a random mask, integers, and a parameter in bfloat16.
     """
 
     @nn.compact

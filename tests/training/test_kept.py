@@ -34,8 +34,8 @@ from jaxch5.training.step import make_eval_step, make_train_step
 from jaxch5.util.fingerprint import UnknownError, fingerprint
 from jaxch5.view import View
 
-# A program that trains one step, with the cache in the folder that is its argument. It prints
-# whether the step was traced, and its loss.
+# A program that trains one step; its argument is the folder of the cache. It prints whether the
+# step was traced, and the step's loss.
 PROCESS = """
 import sys
 import jax
@@ -143,10 +143,10 @@ def test_a_step_with_a_function_of_ones_own_is_not_kept():
 
 @pytest.fixture
 def get(tmp_path, monkeypatch):
-    """A function that gets a number's program, stored or newly compiled, and checks its result.
+    """A function that loads or compiles the program for a number, and checks the program's result.
 
-    The programs differ from test to test, so JAX's own cache has none of them. `get.made` lists
-    the numbers of those that were compiled.
+    The programs differ from test to test, so none of them is in JAX's own cache. `get.made` lists
+    the numbers whose programs were compiled.
     """
     monkeypatch.setattr(module, "folder_of_steps", lambda: tmp_path)
     x, own, made = np.zeros(3, np.float32), secrets.randbits(20), []
@@ -207,9 +207,9 @@ def test_what_jax_had_kept_is_not_kept_again(get, tmp_path, monkeypatch):
 
 
 def test_shapes_are_kept_for_each_network_and_size(tmp_path, monkeypatch):
-    """The stored shapes are those that `init` gives.
+    """The stored shapes are those that `init_with_output` gives.
 
-    They are not stored for a user's own network, whose `init` is called each time.
+    For a user's own network, no shapes are stored, and this method is called each time.
     """
     monkeypatch.setattr(module, "folder_of_steps", lambda: tmp_path)
     asked = []
@@ -259,7 +259,7 @@ NOT_TRACED = frozenset(
 )
 
 
-# Libraries that compute nothing in a step: types, and metrics of an epoch.
+# Libraries that compute nothing in a step: one provides types, the other an epoch's metrics.
 NOT_COMPUTED = {"jaxtyping", "sklearn"}
 
 

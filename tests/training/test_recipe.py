@@ -37,7 +37,7 @@ class Layer(nn.Module):
 
 
 class Narrow(nn.Module):
-    """A network whose layers are named as the ResNet's, but which compiles quickly."""
+    """A network whose layers are named like a ResNet's, but which compiles quickly."""
 
     frozen_stages: int = 0
 

@@ -11,7 +11,7 @@ STOPPED = 8
 
 
 class Own(nn.Module):
-    """A network with what a checkpoint may have to hold: statistics, dropout, a body and a head."""
+    """A network with the parts that checkpoints must handle: statistics, dropout, body and head."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -40,7 +40,10 @@ def own_learner(run, seed=3):
 
 
 def train_own(learn, run):
-    """Trains as the run was trained; a restored learner trains what is left of the run."""
+    """Trains a learner in the same way as a run of that name was trained.
+
+    A restored learner trains only the steps that remain.
+    """
     if run == "own_fp32":
         learn.fit_one_cycle(2, slice(1e-3, 1e-2))
     else:

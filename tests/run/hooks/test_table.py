@@ -1,4 +1,4 @@
-"""A terminal shows a bar with batch, loss and time left; a pipe gets the table's lines only."""
+"""A terminal shows a bar with batch, loss and time left; a pipe gets only the table's lines."""
 
 import io
 import re
@@ -52,7 +52,7 @@ def test_a_terminal_gets_a_bar_over_which_the_table_grows():
 
 
 def test_a_terminal_says_what_is_waited_for_and_has_no_bar_for_an_epoch_too_many():
-    """The bar names compilation, validation and the writing of the report; each phase compiles."""
+    """The bar says what it waits for: compilation in each phase, validation or the report."""
     last = Epoch(4, None, [], RECORD | {"epoch": 1})
     text = drawn([*EVENTS, Step(3, None, []), Step(4, None, []), last], force_terminal=True)
     waits = [text.index(words) for words in (COMPILING, "validating", "writing the report")]

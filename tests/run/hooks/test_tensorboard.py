@@ -61,7 +61,7 @@ def test_a_run_resumed_after_an_epoch_keeps_what_came_before_and_replaces_the_re
         hook(End(3 + start, None, "stopped"))
 
     write(0, [4.0, 3.0, 2.5], 0.5)
-    time.sleep(1.1)  # File names decide the order, and contain whole seconds.
+    time.sleep(1.1)  # Files are ordered by their names, which contain whole seconds.
     write(2, [2.0, 1.0], 0.75)
     found = scalars(tmp_path)
     assert found["loss/step"] == {0: 4.0, 1: 3.0, 2: 2.0, 3: 1.0}

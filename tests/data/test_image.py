@@ -21,8 +21,8 @@ from jaxch5.data.image import canvas_shape, decode, presize
 from jaxch5.data.profiles import adobe_rgb
 from jaxch5.errors import DataError
 
-# The quarters of the test picture differ in colour, and it is wider than high, so that every
-# rotation and mirroring can be seen.
+# The test picture is wider than high, and its quarters differ in colour, so that every rotation and
+# mirroring can be seen.
 RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 180, 30), (30, 30, 190), (120, 120, 120)
 
 

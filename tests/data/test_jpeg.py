@@ -69,7 +69,7 @@ def test_several_pictures_in_one_file_are_the_first():
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("times", [1, 2, 3, 7])
 def test_a_large_jpeg_is_decoded_at_a_fraction(mode, times):
-    """The largest fraction whose pixels are within the limit is used, and looks like the whole."""
+    """The largest fraction within the limit of pixels is used, and looks like the whole picture."""
     data = encoded(picture(400, 304).convert(mode))
     limit = 400 * 304 // times**2
     pixels = decode(data, reading=Reading(max_pixels=limit))

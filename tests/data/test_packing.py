@@ -20,7 +20,7 @@ SIZE = 24
 
 
 def smooth(height, width, seed):
-    """Returns a picture with slopes and an edge, which is more like a photograph than noise is."""
+    """Returns a picture with gradients and an edge, which is more like a photograph than noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(height, width)
     color, slope = rng.uniform(40, 160, 3), rng.uniform(0, 80, (2, 3))
@@ -30,7 +30,7 @@ def smooth(height, width, seed):
 
 @pytest.fixture(scope="module")
 def source():
-    """Provides pictures in landscape, portrait and square format, and long and small ones."""
+    """Provides landscape, portrait and square pictures, some of which are very long or small."""
     sizes = [(40, 60), (60, 40), (50, 50), (30, 200), (200, 30), (12, 17), (49, 50), (61, 60)]
     images = [smooth(*sizes[number % len(sizes)], number) for number in range(40)]
     return from_arrays(images, np.arange(40) % 2, ["even", "odd"])

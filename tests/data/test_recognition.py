@@ -25,7 +25,7 @@ def make(root, suffix="bmp", seed=0):
         (root / name).mkdir(parents=True)
         for number in range(10):
             pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
-            # Noise after a flat half of random height gives compressed files of many sizes.
+            # The part above the noise has a random height, so compressed files vary in size.
             pixels[: rng.integers(0, 8)] = 0
             Image.fromarray(pixels).save(root / name / f"{number}.{suffix}")
     return root

@@ -208,7 +208,7 @@ def test_an_epoch_of_another_length_is_named():
 
 
 def test_the_square_root_lies_between_equal_and_as_they_are():
-    """A class of 64 is drawn 4 times as often as a class of 4, not equally or 16 times as often."""
+    """A class of 64 is drawn 4 times as often as a class of 4, not 16 times or equally often."""
     labels = np.array([0] * 64 + [1] * 4)
     drawn = [NAMED["sqrt"](labels, epoch, 0) for epoch in range(50)]
     counts = sum(np.bincount(labels[order]) for order in drawn)

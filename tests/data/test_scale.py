@@ -66,7 +66,7 @@ OTHER_SCALES = {
 @pytest.mark.parametrize("kind", OTHER_SCALES)
 @pytest.mark.parametrize("form", FORMS)
 def test_another_scale_is_refused_and_not_clipped(form, kind):
-    """Unless its scale is stated, such a picture is refused, so that it does not come out white."""
+    """Unless its scale is stated, a picture of another scale is refused, and not read as white."""
     dtype, low, white = OTHER_SCALES[kind]
     picture = FORMS[form](image(dtype, white, low))
     line = f"is stored as {dtype} from {low} to .*, which does not fit 0 as black and .*; "

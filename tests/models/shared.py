@@ -1,4 +1,4 @@
-"""Helpers for tests of networks, usable also if a test runs as a program, without fixtures."""
+"""Helpers for tests of networks, including tests that run as programs, without fixtures."""
 
 import math
 import subprocess

@@ -1,4 +1,4 @@
-"""Values that do the same have equal fingerprints in every process; others have different ones."""
+"""Values that behave alike have equal fingerprints in every process; others have different ones."""
 
 import functools
 import inspect

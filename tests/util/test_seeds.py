@@ -81,7 +81,7 @@ def test_whole_numbers_of_all_libraries_are_the_same_seed():
 
 
 def test_the_greatest_seed_is_one(learn, takers):
-    """Its weights and orders differ from those of 0, to which a seed that wraps would be close."""
+    """The greatest seed gives other weights and orders than 0, its neighbour modulo 2**32."""
     greatest = 2**32 - 1
     other = takers["again"](greatest)
     assert not np.array_equal(*(one.state.params["head"]["kernel"] for one in (learn, other)))

@@ -62,7 +62,7 @@ TREES = st.lists(
 
 
 def plant(root: Path, tree) -> None:
-    """Makes the entries of a tree, except those for which earlier entries leave no place."""
+    """Makes the entries of a tree, except those that earlier entries make impossible."""
     root.mkdir()
     for folders, name, kind, form in tree:
         place = root.joinpath(*folders)

@@ -1,4 +1,4 @@
-"""Tests folders at addresses: on an S3 server on loopback, and on endpoints that do not answer."""
+"""Tests folders given by addresses: on a local S3 server, and on endpoints that do not answer."""
 
 import socket
 import time

@@ -17,8 +17,8 @@ class ExportOptions(Options):
     """Write a trained classifier as one file, or as a folder for timm.
 
     safetensors: weights under torchvision's or timm's names. With a linear head, the network of
-    that library loads all of them (strict=True). With a concat_pool head, which is the default for
-    your own pictures, it can load only those of its body, whose names do not begin with `head.`.
+    that library loads all of them (strict=True). With a concat_pool head (the default for your own
+    pictures), it can load only those of its body, whose names do not begin with `head.`.
     fastai: weights under the names that fastai's `vision_learner` uses with torchvision's ResNets.
     A model made by that function loads all of them; the head has to be concat_pool. To use a file
     of either format with PyTorch, normalize pictures by the mean and standard deviation in its
@@ -32,7 +32,7 @@ class ExportOptions(Options):
     learner: a file for `load_learner` and `predict`.
 
     Every format stores the classes, the sizes, the crop, the mean and standard deviation, and the
-    kind of head. Exporting the same run again gives the same bytes.
+    kind of head. Exporting a run again gives the same bytes.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")

@@ -10,6 +10,8 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, run
+from jaxch5.errors import ConfigError
+from jaxch5.util.address import run_or_learner
 from jaxch5.util.text import printable
 
 
@@ -62,11 +64,21 @@ NOTES = {
 
 
 def export(options: ExportOptions) -> dict[str, Any]:
-    """Writes a classifier to a file or folder; returns its path, format and size in bytes."""
+    """Writes a classifier to a file or folder; returns its path, format and size in bytes.
+
+    Raises:
+        ConfigError: The file would replace the learner's file that it is made from.
+    """
     from jaxch5.results.artifacts import write_artifact
     from jaxch5.results.predictor import load_learner
 
     out = options.out or Path(FILES[options.format])
+    read = run_or_learner(options.run)
+    if options.format != "learner" and read.is_file() and out.exists() and out.samefile(read):
+        raise ConfigError(
+            f"{out}: is the learner's file itself, and a file of format = {options.format} cannot "
+            "take its place; name another file with --out"
+        )
     predictor = load_learner(options.run, options.architecture(), options.task())
     size = write_artifact(predictor, out, options.format)
     if not options.json_output:

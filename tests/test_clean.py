@@ -223,6 +223,21 @@ def test_nothing_is_lost_when_the_server_is_killed(cleaned, serve):
     assert again.post("unsure", 2).ok
 
 
+def test_a_page_that_stays_open_means_the_same_classes_after_a_restart(cleaned, serve):
+    """A class keeps its number in the page although the answer that added it was undone."""
+    server = serve(cleaned)
+    server.post("class", 0, new="green")
+    server.post("undo")
+    reply = server.post("class", 0, new="grey").json()
+    before, classes = server.content, reply["classes"]
+    server.kill()
+    again = serve(cleaned)
+    again.content = before
+    assert again.post("class", 1, **{"class": classes.index("green")}).ok
+    answers = [json.loads(line) for line in (cleaned / "answers.jsonl").open()]
+    assert [answer.get("label") for answer in answers] == ["green", None, "grey", "green"]
+
+
 def test_two_pages_do_not_answer_past_one_another(cleaned, serve):
     one = serve(cleaned)
     assert one.post("drop", 0).ok
@@ -741,3 +756,29 @@ def test_answers_wait_in_the_page_while_the_server_is_gone(cleaned, serve, new_t
             again.kill()
     lines = (cleaned / "answers.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["keep", "drop", "keep"]
+
+
+@pytest.mark.browser
+def test_two_tabs_neither_lose_a_class_nor_undo_one_anothers_answers(cleaned, page, new_tab):
+    """Each tab is told of the other's answers only when it sends one of its own."""
+
+    def add(tab, name):
+        tab.keyboard.press("t")
+        tab.keyboard.type(name)
+        tab.keyboard.press("Enter")
+        tab.keyboard.press("Enter")
+
+    server, one = page(cleaned)
+    other = new_tab(1280)
+    other.goto(server.address)
+    other.locator("#progress").filter(has_text="0 of 23 answered").wait_for()
+    add(one, "green")
+    saved(one, "1 of 23 answered")
+    add(other, "grey")
+    saved(other, "1 of 23 answered")
+    before = (cleaned / "answers.jsonl").read_text()
+    labels = [json.loads(line)["label"] for line in before.splitlines()]
+    assert labels == ["green", "grey"]
+    one.keyboard.press("u")
+    one.locator("#saved").get_by_text("nothing undone").wait_for()
+    assert (cleaned / "answers.jsonl").read_text() == before

@@ -74,6 +74,8 @@ class AnswerLog:
         lines: Number of lines, including those with answers that were undone, and those that undid
             them.
         answers: Answers that were not undone, in their order.
+        labels: Classes that the file's answers name when it is opened, including answers that were
+            undone, in the order in which they were first named.
 
     Raises:
         CheckpointError: The file cannot be read or written, or a line of it is damaged.
@@ -104,6 +106,7 @@ class AnswerLog:
         ]
         self._file.truncate(self._size)
         self.lines, self.answers = len(given), holding(given)
+        self.labels = dict.fromkeys(answer.label for answer in given if answer.label)
 
     def add(self, answer: Answer) -> None:
         """Appends an answer, which is on the disk once this method returns.

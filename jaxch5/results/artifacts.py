@@ -251,8 +251,9 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
         format: Key of `FORMATS`.
 
     Raises:
-        ConfigError: There is no such format, it cannot hold the classifier, or the name of a
-            learner's file does not end in `.safetensors`.
+        ConfigError: There is no such format, it cannot hold the classifier, the name of a
+            learner's file does not end in `.safetensors`, or the folder already holds a file that
+            would be replaced and is not part of an earlier export.
         CheckpointError: The file or the folder cannot be written.
     """
     if format not in FORMATS:
@@ -266,6 +267,13 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
         )
     content = FORMATS[format](predictor)
     if isinstance(content, dict):
+        there = [name for name in content if (path / name).exists()]
+        # A folder with all of the files was exported earlier.
+        if 0 < len(there) < len(content):
+            raise ConfigError(
+                f"{path / there[0]}: is not part of an export and would be replaced; move it away, "
+                "or name another folder"
+            )
         try:
             path.mkdir(exist_ok=True)
         except OSError as error:

@@ -25,6 +25,7 @@ function make(tag, values = {}, ...children) {
 const name = (number) => make("bdi", {}, classes[number]);
 const part = (given) => (given === "valid" ? "validation" : "training");
 const share = (value) => (value == null ? "–" : `${(100 * value).toFixed(1)} %`);
+const same = (one, other) => one.toLowerCase() === other.normalize("NFC").toLowerCase();
 const chosen = () => order.slice(Math.min(at, anchor), Math.max(at, anchor) + 1);
 
 function image(size, number, alt) {
@@ -196,14 +197,19 @@ async function send() {
   while (queue.length) {
     say("saving…");
     const head = queue[0];
+    let done = head.kind === "undo" ? "undone" : "saved";
     try {
       const reply = await post("/answer", head);
       if (reply.status === 409) {
         // The log has answers that this page has not seen: they are from another tab, or this page
         // sent them before the server stopped.
         const state = await reply.json(), known = state.answers;
-        const there = head.kind === "undo" || head.suspects.every((one) => known[one]?.[0] === head.kind && (head.new || known[one][1] === (head.class ?? null)));
+        const added = state.classes.findIndex((one) => same(one, head.new ?? ""));
+        const number = head.new ? added : head.class ?? null;
+        const there = head.kind === "undo" || head.suspects.every((one) => known[one]?.[0] === head.kind && known[one][1] === number);
         if (there) queue.shift();
+        // The last answer may be one that the person has not seen, so nothing is undone.
+        if (head.kind === "undo") done = "nothing undone now: the answers had changed";
         take(state);
         $("said").textContent = "updated with answers that were given elsewhere";
       } else if (reply.ok) {
@@ -218,7 +224,7 @@ async function send() {
         break;
       }
       draw();
-      if (!queue.length) say(head.kind === "undo" ? "undone" : "saved");
+      if (!queue.length) say(done);
     } catch {
       say(`NOT saved: ${queue.length} ${queue.length === 1 ? "answer" : "answers"}; start the command again, and leave this page open`, true);
       await sleep(AGAIN);

@@ -101,10 +101,10 @@ class Cleaner:
         self._source, self._log, self._finish, self._looks = source, log, finish, looks
         self._lock = Lock()
         self._classes: dict[str, int] = {}
-        # Classes that the person added in earlier answers are included.
-        for name in (*judged["classes"], *(answer.label for answer in log.answers)):
-            if name:
-                self._number(name)
+        # Classes that the person added are included, also those of answers that were undone: a page
+        # that was open before the server started again goes on using the same numbers.
+        for name in (*judged["classes"], *log.labels):
+            self._number(name)
         suspects = [one for one in judged["suspects"] if (one["image"], one["label"]) in items]
         self.keys: list[Key] = [(one["image"], one["label"]) for one in suspects]
         self.stale = len(judged["suspects"]) - len(suspects)

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,6 +33,12 @@ pictures = np.stack([pixels("1.jpg", {seen})])
 {call}"""
 ONNX = """The program takes `pictures`, uint8 [any number, {height}, {width}, 3], as `pixels` below
 returns them, and normalizes them; its `probabilities` are in the order of the metadata's `classes`.
+"""
+IMPORTS = """import io
+import math
+from contextlib import suppress
+
+import numpy as np
 """
 CALL_ONNX = """session = onnxruntime.InferenceSession("model.onnx")
 (probabilities,) = session.run(None, {"pictures": pictures})
@@ -70,9 +77,20 @@ def pixels(
     picture: Image.Image = Image.open(path)
     picture.draft("RGB", (presize, presize))  # decodes a large JPEG at a reduced size
     picture = ImageOps.exif_transpose(picture)
-    if profile := picture.info.get("icc_profile"):
+    if picture.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"{path}: has more than 8 bits; these lines do not know its black and white"
+        )
+    profile = picture.info.get("icc_profile")
+    if picture.has_transparency_data:  # transparent pixels are blended with white
+        paper, picture = Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")
+        picture = Image.alpha_composite(paper, picture)
+    if picture.mode not in ("L", "CMYK", "LAB"):
+        picture = picture.convert("RGB")
+    if profile:
         content, srgb = io.BytesIO(profile), ImageCms.createProfile("sRGB")
-        picture = ImageCms.profileToProfile(picture, content, srgb, outputMode="RGB") or picture
+        with suppress(ImageCms.PyCMSError):  # a profile that does not fit is ignored
+            picture = ImageCms.profileToProfile(picture, content, srgb, outputMode="RGB") or picture
     picture, smooth = picture.convert("RGB"), Image.Resampling.BILINEAR
     left = top = 0.0
     if method == "crop":
@@ -133,7 +151,7 @@ def recipe(predictor: Predictor, form: str) -> str:
     values = {"arch": about.arch, "count": len(predictor.classes)}
     values |= {"height": size[0], "width": size[1]}
     lines = RECIPE.format(
-        imports=f"import io\nimport math\n\nimport numpy as np\nimport {peers}\n",
+        imports=f"{IMPORTS}import {peers}\n",
         pixels=inspect.getsource(pixels),
         seen=", ".join(map(json.dumps, seen)).replace("[", "(").replace("]", ")"),
         call=call.replace("{last}", last.format(task=predictor.task.name)),

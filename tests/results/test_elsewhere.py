@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import jaxch5 as jx
 from jaxch5.augmentation.center import center
@@ -144,3 +144,57 @@ def test_pillows_pixels_are_near_what_the_network_sees(
     other = pixels(str(file), 64, height_and_width(size), *vars(view).values(), *others)
     if sides[0] * height_and_width(size)[0] != sides[1] * height_and_width(size)[1]:
         assert np.abs(other - seen).mean() > 8
+
+
+KINDS = {
+    "transparent.png": lambda picture: picture.putalpha(
+        Image.linear_gradient("L").resize((90, 60))
+    ),
+    "palette.png": lambda picture: picture.quantize(32),
+    "grey.png": lambda picture: picture.convert("L"),
+    "inks.tif": lambda picture: picture.convert("CMYK"),
+}
+
+
+@pytest.mark.parametrize("profile", ["none", "sRGB", "LAB", "damaged"])
+@pytest.mark.parametrize("name", KINDS)
+def test_pillows_pixels_of_every_kind_are_near_what_the_network_sees(name, profile, tmp_path):
+    """Transparency and colour profiles, also unfit ones, are read as jaxch5 reads them."""
+    blotches = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    picture = Image.fromarray(cv2.resize(blotches, (90, 60), interpolation=cv2.INTER_CUBIC))
+    picture = KINDS[name](picture) or picture
+    icc = {"none": None, "damaged": b"no profile at all"}
+    if profile not in icc:
+        icc[profile] = ImageCms.ImageCmsProfile(ImageCms.createProfile(profile)).tobytes()
+    picture.save(tmp_path / name, icc_profile=icc[profile])
+    canvas, frame = presized(tmp_path / name, 64)
+    batch = without_labels(canvas[None], frame[None], Framing())
+    seen = 255 * np.asarray(center(batch, 48)[0])
+    assert np.abs(pixels(str(tmp_path / name), 64, (48, 48)) - seen).mean() < 4
+
+
+def test_pillows_pixels_refuse_what_has_more_than_8_bits(tmp_path):
+    Image.fromarray(np.full((60, 90), 4000, np.uint16)).save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png: has more than 8 bits"):
+        pixels(str(tmp_path / "1.png"), 64, (48, 48))
+
+
+def test_no_export_replaces_what_it_is_made_from_or_a_file_of_ones_own(tmp_path, capsys):
+    """An export would leave neither the learner nor the README of a project that it replaces."""
+    learner, folder = tmp_path / "model.safetensors", tmp_path / "project"
+    write_artifact(classifier("resnet18"), learner, "learner")
+    before = learner.read_bytes()
+    folder.mkdir()
+    (folder / "README.md").write_text("my project")
+    for form, out, said in (
+        ("safetensors", learner, "is the learner's file itself"),
+        ("timm", folder, "README.md: is not part of an export"),
+    ):
+        argv = [str(learner), "--format", form, "--out", str(out)]
+        assert run(export, ExportOptions, "jaxch5 export", argv) == 2
+        assert said in capsys.readouterr().err
+    assert learner.read_bytes() == before
+    assert (folder / "README.md").read_text() == "my project"
+    assert os.listdir(folder) == ["README.md"]
+    argv = [str(learner), "--format", "timm", "--out", str(tmp_path / "again")]
+    assert [run(export, ExportOptions, "jaxch5 export", argv) for _ in range(2)] == [0, 0]

@@ -157,8 +157,11 @@ def plot_answers(
         >>> [axes.get_title() for axes in figure.axes]
         ['✓ cat', '✗ cat\\nis dog']
     """
-    pairs = [tuple(map(shortened, pair)) for pair in zip(predicted, actual, strict=True)]
-    titles = [f"✓ {one}" if one == other else f"✗ {one}\nis {other}" for one, other in pairs]
+    # Entire names are compared, since two long names may be shortened to the same text.
+    titles = [
+        f"✓ {shortened(one)}" if one == other else f"✗ {shortened(one)}\nis {shortened(other)}"
+        for one, other in zip(predicted, actual, strict=True)
+    ]
     figure = grid(pictures, titles, nrows, ncols, inches=2.0, lines=2)
     for axes, title in zip(figure.axes, titles, strict=False):
         axes.title.set_color("tab:blue" if title.startswith("✓") else "#b34700")

@@ -120,7 +120,8 @@ class Hub:
                 hub.asked[self.command] += 1
                 elsewhere = self.path.startswith("/elsewhere")
                 content, commit = hub.found(self.path.removeprefix("/elsewhere"))
-                if hub.trouble == "hangs up":
+                described = self.path.endswith("config.json")
+                if hub.trouble == "hangs up" or (hub.trouble == "no description" and described):
                     return
                 if isinstance(hub.trouble, int):
                     self.send_error(hub.trouble)

@@ -285,6 +285,22 @@ def test_what_is_not_there_is_named_with_a_way_out(weights, said, serve, pets, t
     assert "\n" not in str(raised.value)
 
 
+def test_weights_whose_description_did_not_arrive_are_not_read_without_it(serve, swsl, tmp_path):
+    """A second attempt reads the mean and deviation too; the weights are fetched only once."""
+    half = json.loads(swsl[CONFIG])
+    half["pretrained_cfg"] |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+    hub = serve({"me/mine": swsl | {CONFIG: json.dumps(half).encode()}})
+    hub.trouble = "no description"
+    for _ in range(2):
+        said = refusal(from_hub, "resnet18", tmp_path, hub.endpoint, "me/mine")
+        assert "me/mine: the hub cannot be reached" in said
+    hub.trouble = None
+    found = from_hub("resnet18", tmp_path, hub.endpoint, "me/mine")
+    assert found.normalization == Normalization((0.5,) * 3, (0.5,) * 3)
+    # Each file is asked for at the hub, and again where the hub says that it is.
+    assert hub.asked["GET"] == 2
+
+
 def test_offline_a_repository_is_refused_soon(serve, swsl, tmp_path, monkeypatch):
     hub = serve({"me/mine": swsl})
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

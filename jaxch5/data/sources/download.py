@@ -183,18 +183,24 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
     if unpacked.is_dir():
         return unpacked
     make_folder(folder)
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as scratch:
-        file = Path(scratch) / file_name_for(url)
-        try:
-            fetch(url, file)
-        except DataError as error:
-            raise DataError(
-                f"{url}: {error}; for a file that you fetched yourself, use --data.path FILE"
-            ) from None
-        if sha256 and sha256_of(file) != sha256.lower():
-            raise DataError(f"{url}: its content does not have the SHA-256 given")
-        unpack(file, unpacked, url)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as scratch:
+            _fetch_archive(url, sha256, Path(scratch) / file_name_for(url), unpacked)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written to: {error.strerror}") from None
     return unpacked
+
+
+def _fetch_archive(url: str, sha256: str | None, file: Path, unpacked: Path) -> None:
+    try:
+        fetch(url, file)
+    except DataError as error:
+        raise DataError(
+            f"{url}: {error}; for a file that you fetched yourself, use --data.path FILE"
+        ) from None
+    if sha256 and sha256_of(file) != sha256.lower():
+        raise DataError(f"{url}: its content does not have the SHA-256 given")
+    unpack(file, unpacked, url)
 
 
 def reachable(url: str) -> bool:

@@ -60,7 +60,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
         raise DataError(f"data.tfds = {name}: {str(error).strip().splitlines()[0]}") from None
     if not builder.is_prepared():
         _prepare(builder, name)
-    image, label = _features(builder, name)
+    (image, label), chosen = _features(builder, name)
     splits = [split for split in ("train", "validation", "test") if split in builder.info.splits]
     if len(splits) == 3:
         splits.remove("test")
@@ -112,7 +112,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
         columns={FOLDER: column} if len(set(column)) > 1 else {},
         in_parts=len(set(column)) > 1,
         passed_over={Reason("without a label"): unlabelled} if unlabelled else {},
-        notes=(f"splits not used: {', '.join(unused)}",) if unused else (),
+        notes=(*chosen, *[f"splits not used: {', '.join(unused)}"] * bool(unused)),
     )
 
 
@@ -155,8 +155,11 @@ def _addresses(builder: Any) -> list[str]:
     return sorted(set(found)) or [builder.info.homepage] * bool(builder.info.homepage)
 
 
-def _features(builder: Any, name: str) -> tuple[str, str]:
-    """Returns the names of the entries that hold a record's picture and its class."""
+def _features(builder: Any, name: str) -> tuple[tuple[str, str], list[str]]:
+    """Returns the names of the entries that hold a record's picture and its class, and notes.
+
+    The notes name the entries that could have been chosen as well.
+    """
     import tensorflow_datasets as tfds
 
     entries = dict(builder.info.features)
@@ -167,7 +170,14 @@ def _features(builder: Any, name: str) -> tuple[str, str]:
             f"data.tfds = {name}: holds no pictures with one class each "
             f"(its entries: {', '.join(entries)})"
         )
-    return images[0], "label" if "label" in labels else labels[0]
+    chosen, notes = [], []
+    for usual, what, found in (("image", "pictures", images), ("label", "classes", labels)):
+        one = usual if usual in found else found[0]
+        others = [key for key in found if key != one]
+        if others and one != usual:
+            notes.append(f"{what} are those of {one}; also there: {', '.join(others)}")
+        chosen.append(one)
+    return (chosen[0], chosen[1]), notes
 
 
 def _labels(

@@ -3,6 +3,7 @@
 import re
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -142,6 +143,12 @@ def test_an_archive_with_another_checksum_is_refused(server, tmp_path, zipped):
     with pytest.raises(DataError, match="SHA-256"):
         fetch_archive(link, sha256="0" * 64, folder=tmp_path)
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_fetched(nobody):
+    # Nobody can make a file in this folder.
+    with pytest.raises(DataError, match=r"^/dev/fd: cannot be written to: "):
+        fetch_archive(f"{nobody}/pets.zip", folder=Path("/dev/fd"))
 
 
 @pytest.mark.parametrize("kind", ANSWERS)

@@ -171,6 +171,31 @@ def test_a_split_without_labels_is_no_split(own_cache, tmp_path):
     assert remarks(source) == ["passed over: 6 without a label"]
 
 
+def test_the_choice_among_several_pictures_and_classes_is_said(own_cache, tmp_path):
+    class Several(TinyShapes):
+        def _info(self):
+            pictures = {
+                name: tfds.features.Image(shape=(None, None, 3)) for name in ("depth", "image")
+            }
+            classes = {name: tfds.features.ClassLabel(num_classes=2) for name in ("hue", "size")}
+            features = tfds.features.FeaturesDict(pictures | classes)
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _generate_examples(self, count):
+            for number, example in super()._generate_examples(count):
+                depth = io.BytesIO()
+                Image.new("RGB", (10, 12), (200,) * 3).save(depth, "PNG")
+                depth.seek(0)
+                picture, label = example["image"], example["label"]
+                yield number, {"depth": depth, "image": picture, "hue": label, "size": 0}
+
+    Several(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = from_tfds("several", tmp_path)
+    assert remarks(source) == ["classes are those of hue; also there: size"]
+    shades = [int(decode(source.read(item))[0, 0, 0]) for item in range(len(source))]
+    np.testing.assert_array_equal(source.labels, np.array(shades) % 2)
+
+
 def test_splits_that_are_not_used_are_named(own_cache, tmp_path):
     class Parts(TinyShapes):
         COUNTS = {"train": 4, "validation": 4, "test": 6, "extra": 2}  # noqa: RUF012

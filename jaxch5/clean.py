@@ -215,10 +215,12 @@ def written(
     drop = options.unsure == "drop"
     now = corrected(rows, by_picture(log.answers), drop)
     is_run = directory.checkpoints.is_dir()
-    write_labels(path, now, directory.path if is_run else None)
+    edited = write_labels(path, now, directory.path if is_run else None)
     settings = path.with_name(SETTINGS)
     write_file(settings, to_toml(settings_of(options.settings(), path)).encode())
     lines = [summary(now, drop), *remarks(rows, now)]
+    if edited:
+        lines.append(f"{path} had been edited, and is replaced; the edited table is now {edited}")
     lines.append(f"{counted(len(now.rows), 'picture')} with corrected labels: {path}")
     return {
         "lines": lines,

@@ -15,7 +15,7 @@ from jaxch5.data.parts import TRAIN, VALID
 from jaxch5.data.source import IS_VALID
 from jaxch5.errors import DataError
 from jaxch5.results.answers import CLASS, DROP, UNSURE, Answer, Key
-from jaxch5.util.files import sha256_of, to_json, write_file
+from jaxch5.util.files import sha256_of, to_json, unused, write_file
 from jaxch5.util.text import composed, counted, is_text
 
 # Suffix of the file beside a table of corrected labels; the file records what was corrected.
@@ -161,13 +161,18 @@ def summary(now: Corrections, drop_unsure: bool) -> str:
     return f"{kept:,} kept, {moved:,} relabelled, {kinds[DROP]:,} dropped, {unsure}"
 
 
-def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
+def write_labels(path: Path, now: Corrections, run: Path | None) -> Path | None:
     """Writes a table of corrected labels, and beside it a record of what changed, each atomically.
+
+    A table that was edited since it was written is kept under another name.
 
     Args:
         path: CSV file to write; the record's name is the same, but with the suffix `.json`.
         now: Corrected labels.
         run: Run whose labels were corrected, if there is one.
+
+    Returns:
+        New path of the edited table; None if there was none.
 
     Raises:
         CheckpointError: The table or the record cannot be written.
@@ -175,19 +180,24 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "labels.csv"
-        >>> write_labels(path, corrected([Row("/1.jpg", "cat", True)], {}), None)
+        >>> assert write_labels(path, corrected([Row("/1.jpg", "cat", True)], {}), None) is None
         >>> path.read_text().split()
         ['image,label,is_valid', '/1.jpg,cat,True']
         >>> about_labels(path)["relabelled"]
         []
     """
+    edited = None
+    about = about_labels(path)
+    if path.exists() and (about is None or about["edited"]):
+        edited = unused(path.with_name(f"{path.stem}-edited"), path.suffix)
+        write_file(edited, path.read_bytes())
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(("image", "label", IS_VALID))
     writer.writerows(now.rows)
     # A file's name may hold bytes that are not valid text; they are written and read unchanged.
     write_file(path, table.getvalue().encode("utf-8", "surrogateescape"))
-    about = {
+    record = {
         "format": 1,
         "run": run and str(run),
         "labels": sha256_of(path),
@@ -196,7 +206,8 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
         "dropped": [(*key, count) for key, count in now.dropped.most_common()],
         "unsure": now.kinds[UNSURE],
     }
-    write_file(path.with_suffix(ABOUT), to_json(about).encode() + b"\n")
+    write_file(path.with_suffix(ABOUT), to_json(record).encode() + b"\n")
+    return edited
 
 
 def about_labels(path: Path) -> dict[str, Any] | None:

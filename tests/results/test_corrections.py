@@ -112,6 +112,17 @@ def test_what_was_corrected_is_beside_the_table_for_as_long_as_it_is_true(tmp_pa
     assert about_labels(tmp_path / "others.csv") is None
 
 
+def test_a_table_that_was_edited_by_hand_is_kept(tmp_path):
+    path, now = tmp_path / "labels.csv", corrected(ROWS, {})
+    assert [write_labels(path, now, None) for _ in range(2)] == [None, None]
+    written = path.read_text()
+    for name in ("labels-edited.csv", "labels-edited-2.csv"):
+        path.write_text(f"{written}/mine.jpg,cat,False\n")
+        assert write_labels(path, now, None) == tmp_path / name
+        assert (tmp_path / name).read_text().endswith("/mine.jpg,cat,False\n")
+        assert path.read_text() == written
+
+
 def test_names_that_a_table_cannot_hold_are_refused():
     for row, line in (
         (Row("/a", os.fsdecode(b"\xff"), False), "is not valid text"),

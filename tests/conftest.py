@@ -124,7 +124,7 @@ def raise_signal():
 
 
 def pytest_collection_modifyitems(items):
-    """Puts files with slow tests first, so that none is still running once other workers stop."""
+    """Puts files with slow tests first, so that no worker is left alone with them at the end."""
     with_slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in with_slow)
 

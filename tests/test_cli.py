@@ -133,7 +133,7 @@ class WithArguments(Options):
 
 
 def test_help_begins_with_a_usage_of_a_line(capsys, monkeypatch):
-    """The usage does not list all options; no line is wider than the terminal or has a None."""
+    """The usage does not list all options; no line is wider than the terminal or says None."""
     monkeypatch.setenv("COLUMNS", "80")
     for kind, arguments in ((Options, ""), (WithArguments, " RUN OTHERS [OTHERS ...]")):
         with pytest.raises(SystemExit):

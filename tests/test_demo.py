@@ -267,7 +267,7 @@ def test_a_broken_picture_is_a_sentence_and_the_next_is_answered(opened, picture
 
 @with_gradio
 def test_an_interrupt_ends_it_and_dropped_pictures_are_gone(server):
-    """On an interrupt the server deletes uploads; until then it connected to no other machine."""
+    """On an interrupt, the server deletes uploads; it never connected to another machine."""
     files = {"files": ("a.jpg", b"a secret")}
     assert requests.post(f"{server.address}gradio_api/upload", files=files).ok
     assert [path for path in server.temporary.rglob("*") if path.is_file()]

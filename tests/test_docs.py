@@ -113,7 +113,7 @@ NOT_FASTAIS |= set(INSTEAD["DataBlock"])  # names of arguments
 def test_each_of_fastais_names_on_the_page_says_what_it_is_here(objects):
     """Looking up one of fastai's names raises an error that says what it is called here.
 
-    It is looked up on our object or package; names that we have too are left out.
+    Each name is looked up on our object or package; names that exist here too are left out.
     """
     page = (DOCS / "from_fastai.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n# fastai\n(.*?)```", page, re.S)

@@ -47,7 +47,7 @@ def marked(upright: bool) -> np.ndarray:
 
 
 class Marks(nn.Module):
-    """A network that predicts which markers it sees; the fifth class stands for no marker."""
+    """A network that predicts which marks it sees; the fifth class stands for no mark."""
 
     @nn.compact
     def __call__(self, x, train):

@@ -517,7 +517,7 @@ class NoisyOfNnx(nnx.Module):
 
 @pytest.mark.parametrize("module", [Noisy(), NoisyOfNnx()], ids=["linen", "nnx"])
 def test_every_stream_draws_with_each_steps_key(module, data):
-    """Every random stream of a network depends on the step, and only on the step and the key.
+    """What a network's random streams draw depends on the step and the key, and on nothing else.
 
     The loss of the same batch, with the same weights, differs between two steps, and is the same
     if a step is repeated.

@@ -50,7 +50,7 @@ def states_of(learn):
 def test_each_part_is_trained_at_its_size_and_all_are_validated_at_the_last(data):
     """Each part has its size, and the rates are those of training at one size.
 
-    At a constant rate, the result equals that of three calls by hand on data of each size.
+    At a constant rate, the result equals that of three separate calls, one for each size.
     """
     seen = []
     learn = learner(data, hooks=[lambda event: isinstance(event, Ready) and seen.append(event)])

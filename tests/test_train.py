@@ -239,8 +239,8 @@ def test_without_the_hub_it_trains_from_scratch_and_says_so(
 ):
     """If the default weights cannot be downloaded, the run is trained from scratch.
 
-    Its configuration records `none` and the schedule that fits. Weights that were asked for
-    explicitly are an error instead.
+    Its configuration records the weights `none` and the schedule of training from scratch. If the
+    weights were asked for explicitly, there is an error instead.
     """
     run = tmp_path / "run"
     arguments = ["--data.path", pictures, "--workdir", run, *SIZES, "--fit.epochs", 1]

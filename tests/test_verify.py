@@ -17,7 +17,7 @@ def started(*argv):
 
 @pytest.fixture
 def spoilt(pictures, tmp_path):
-    """A set with a text file, a copy of a picture in its own class, and one in the other class."""
+    """A set with a text file, a copy of a picture in the same class, and one in the other."""
     folder = tmp_path / "pictures"
     shutil.copytree(pictures, folder)
     (folder / "red" / "0.jpg").write_text("no picture")

@@ -1,8 +1,8 @@
 """This version reads what earlier versions wrote; `tests/written` has files of each kind.
 
 Runs, learners' files, exports and packed sets were written by f7a6c46 (`tests/written/write.py`),
-configurations by several versions. Only one comparison of bits depends on the processor; it is
-skipped if this processor does not compute the bits that the run has.
+configurations by several versions. One comparison of bits depends on the processor; it is skipped
+if this processor computes other bits than the one that wrote the run.
 """
 
 import io

@@ -85,7 +85,7 @@ def test_a_few_pictures_say_nothing_of_a_rate():
     ],
 )
 def test_labels_that_are_surely_contradicted_are_suspects(sure, judged, said):
-    """Labels are suspect if sure answers contradict more of them than probabilities explain.
+    """Labels are suspect if answers contradict more labels than the answers' probabilities explain.
 
     Of 400 answers, 12 contradict the label. With a probability of 0.91, 36 mistakes are expected;
     with 0.99, only 4.

@@ -1,4 +1,4 @@
-"""Maps of where a classifier looks mark the object in the picture as the network saw it."""
+"""Maps of where a classifier looks mark the object's place in the network's input."""
 
 import json
 import subprocess

@@ -266,7 +266,7 @@ def test_suspects_are_sure_mistakes_worst_first(labelled):
 def test_suspects_go_through_a_table_and_back(labelled, tmp_path, monkeypatch):
     """`from_csv` reads the table that `write_suspects` writes, from any working folder.
 
-    The table has the present labels, and absolute paths.
+    The table has the current labels and absolute paths.
     """
     monkeypatch.chdir(tmp_path)
     relative = [Path(reference).name for reference in labelled.references]

@@ -327,7 +327,7 @@ def test_the_report_of_an_epoch_costs_little(tmp_path):
         records=epochs(100), rates=rates.tolist(), momentum=momentum.tolist(), sample=sample
     )
     write_report(tmp_path / "report.html", report)
-    # Processor time, since other tests may be using the processor too.
+    # Processor time is measured, since other tests may be using the processor too.
     times = []
     for _ in range(3):
         began = time.process_time()

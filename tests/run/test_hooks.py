@@ -102,7 +102,7 @@ def test_a_second_call_and_one_that_is_resumed_say_where_they_begin(compiled, le
 
 
 def test_an_error_in_a_hook_ends_training_with_its_state_saved(compiled, learn):
-    """The hook's exception is raised with a note; the resumed run ends as one without the error."""
+    """The exception is raised with a note; the resumed run ends like a run without an error."""
     whole = compiled.again(0)
     whole.fit_one_cycle(2, 0.01)
     others = []

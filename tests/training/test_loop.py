@@ -1,4 +1,4 @@
-"""Training changes the weights or raises an error that says why not, and no NaN is a score."""
+"""Training changes the weights or raises an error that says why not; a NaN is never a score."""
 
 import io
 import json

@@ -83,7 +83,7 @@ class TestEightDevices:
         assert np.isfinite(eight["settings"]["local"]).all()
 
     def test_gradients_that_are_summed_at_the_end_are_those_of_one_device(self, eight):
-        """All gradients are summed as one vector; besides, only short statistics are summed."""
+        """All gradients are summed as one vector; the only other sums are of short statistics."""
         one, many = eight["summed"]["losses"]
         assert_close(many, one)
         *statistics, gradient = sorted(eight["summed"]["lengths"])

@@ -150,7 +150,7 @@ def test_photographs_are_a_set_of_their_own(common, tmp_path):
 
 @pytest.mark.slow
 def test_the_step_takes_options_of_the_compiler_and_prints_one_document():
-    """The benchmark runs our side alone, as in a sweep of compiler options."""
+    """The benchmark runs only jaxch5's side, as in a sweep of compiler options."""
     options = ["--options", "xla_backend_optimization_level=1"]
     document = step("--alone", *options)
     assert document["ours"].keys() == {"median", "low", "high"}

@@ -438,7 +438,7 @@ def test_a_run_without_a_record_is_evaluated_as_before_and_it_is_said(trained, t
 
 
 class MeanColour(nn.Module):
-    """A network that tells pictures apart by their mean colour, and learns to within a second."""
+    """A network that tells pictures apart by their mean colour, and trains within a second."""
 
     @nn.compact
     def __call__(self, x, train):

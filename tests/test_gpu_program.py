@@ -17,7 +17,7 @@ import jax
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# No layer has as many channels as a batch has rows, which tells activations from weights.
+# No layer has as many channels as a batch has rows, which distinguishes activations from weights.
 ARGUMENTS = ["--size", "64", "--presize", "96", "--batch", "80"]
 RECORDED = json.loads((ROOT / "tests" / "gpu_program.json").read_text(encoding="utf-8"))
 # The programs that .ci/run compiles; the others are tested after a change to the step, to a network

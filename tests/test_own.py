@@ -57,7 +57,7 @@ def records(run):
 
 @pytest.fixture(scope="module")
 def own(pictures, tmp_path_factory):
-    """A folder with a user's module, a run that was started there with it, and the run's output."""
+    """A folder with a user's module, a run that uses this module, and the run's output."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "mine_of_test.py").write_text(MODULE)
     argv = ["--data.path", pictures, "--workdir", "run", *SMALL, "--fit.epochs", "2"]

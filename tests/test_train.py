@@ -530,7 +530,7 @@ def test_a_run_goes_on_where_its_pictures_moved(stopped, finished, capsys, monke
 
 @pytest.mark.parametrize(("to", "line"), [(None, "is gone"), ("red", "(and 1 other)")])
 def test_a_run_does_not_go_on_without_a_picture(to, line, stopped, capsys, monkeypatch):
-    """A run is not resumed if one of its pictures is gone or lies in another class's folder."""
+    """A run is not resumed if one of its pictures is gone or is in another class's folder."""
     run, folder = stopped
     (folder / "blue" / "3.jpg").unlink()
     if to:

@@ -17,7 +17,7 @@ from tests.data.test_recognition import make
 
 @pytest.fixture
 def begun(tmp_path):
-    """A function that begins a run on the pictures at a path, as `jaxch5 train` does."""
+    """A function that begins a run on a path's pictures, as `jaxch5 train` does, and returns it."""
 
     def begin(path, seed=1, split="random"):
         data = {"path": path, "size": 8, "presize": 8, "batch_size": 4, "split": split}

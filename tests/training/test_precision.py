@@ -98,7 +98,7 @@ def test_an_unknown_precision_is_named():
 def test_a_processor_without_float16_is_told_what_to_choose():
     """On a processor that cannot convert to float16, fp16 is refused, and the error names bf16.
 
-    Old processors lack these conversions; bfloat16 works on all of them.
+    Old processors lack this conversion; bfloat16 works on every processor.
     """
     program = """
 import jax, jax.numpy as jnp

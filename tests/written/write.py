@@ -71,7 +71,7 @@ def thinned(run, keep=-1):
 
 
 def packed(folder, work):
-    """Packs a folder as NAME.tar.xz, without what tells where and by whom it was made."""
+    """Packs a folder as NAME.tar.xz, without data on where and by whom it was made."""
     for name in ("config.toml", "commit_success.txt", "environment.jsonl"):
         for file in folder.rglob(name):
             said = file.read_text().replace(str(work), HOME).replace(platform.platform(), "Linux")

@@ -39,8 +39,9 @@ class Framing:
     """Says how pictures get the shape of the network's input, with methods from fastai's `Resize`.
 
     Args:
-        method: "crop" keeps the largest part that has the input's shape; "squish" keeps the whole
-            picture, distorted; "pad" keeps the whole picture, and fills the rest.
+        method: "crop" keeps the largest part that has the input's shape, after cutting a longer
+            picture to 3:2; "squish" keeps the whole picture, distorted; "pad" keeps the whole
+            picture, and fills the rest.
         pad_mode: What padding and augmentation show beyond a picture's border: "reflection";
             "border", which repeats the edge; "zeros", which is black; or a colour such as
             "#ffffff".

@@ -28,7 +28,8 @@ from jaxch5.util.fastai import NamesFastai
 from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import counted, described, plain_console, print_line
 
-# If each epoch leaves out more than this share of the pictures, a line says so.
+# If each epoch leaves out more than this share of the pictures, or training never sees more than
+# this share of their pixels, a line says so.
 NOTABLE = 0.1
 
 if TYPE_CHECKING:
@@ -84,12 +85,18 @@ class Data(NamesFastai):
 
     def describe(self) -> str:
         """Returns one line on the data: counts, classes, sizes, cache and remarks on the source."""
-        much, *known = self.outline()
+        much, *known = self._known()
         how = f"presized to {self.presize}, network input {size_text(self.size)}{self._framed()}"
         return "; ".join([much, how, f"cache {self.cache} ({self.cache_reason})", *known])
 
     def outline(self) -> list[str]:
         """Returns lines with the counts and whatever else is worth knowing before training."""
+        much, *known = self._known()
+        if (lost := self._lost) and self._unseen[0] > NOTABLE:
+            known.insert(0, f"{lost} (--data.method squish or pad keeps them)")
+        return [much, *known]
+
+    def _known(self) -> list[str]:
         train, valid = len(self.train.items), len(self.valid.items)
         unused = len(self.source) - train - valid
         much = (
@@ -124,8 +131,13 @@ class Data(NamesFastai):
     def _framed(self) -> str:
         if self.framing.method != "crop":
             return f" ({self.framing.method}: every pixel is seen)"
-        lost = "" if self.train.canvases.source.sharded else unseen_text(*self._unseen)
-        return f", {lost}" if lost else ""
+        return f", {self._lost}" if self._lost else ""
+
+    @property
+    def _lost(self) -> str:
+        """Says what shares of the pixels a crop never shows; "" if none, or if it is not known."""
+        known = self.framing.method == "crop" and not self.train.canvases.source.sharded
+        return unseen_text(*self._unseen) if known else ""
 
     @cached_property
     def _unseen(self) -> tuple[float, float]:

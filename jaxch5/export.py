@@ -22,9 +22,9 @@ class ExportOptions(Options):
     that library loads all of them (strict=True). With a concat_pool head (the default for your own
     pictures), it can load only those of its body, whose names do not begin with `head.`.
     fastai: weights under the names that fastai's `vision_learner` uses with torchvision's ResNets.
-    A model made by that function loads all of them; the head has to be concat_pool. To use a file
-    of either format with PyTorch, normalize pictures by the mean and standard deviation in its
-    metadata. timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the head
+    A model made by that function loads all of them; the head has to be concat_pool. PyTorch needs
+    pictures normalized by the mean and standard deviation in the metadata of a file in either
+    format. timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the head
     has to be linear. The folder's README.md shows how to prepare pictures.
 
     onnx (needs the extra `onnx`): a float32 program with its weights. It takes any number of uint8

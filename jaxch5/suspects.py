@@ -168,7 +168,10 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
             pictures_of(source, np.flatnonzero(~valid), np.flatnonzero(valid)),
         )
     shutil.rmtree(out / FOLDS, ignore_errors=True)
-    show(document, source, out, console)
+    # The pictures of a run may have moved, and clean has to be told, too.
+    moved = options.run and "data.path" in options._named
+    where = ["--data.path", str(config.data.path)] if moved else []
+    show(document, source, out, shlex.join(["jaxch5", "clean", str(out), *where]), console)
     return {**document, "out": str(out)}
 
 
@@ -288,7 +291,9 @@ def features_of(
         raise ConfigError(f"{error}; choose --by training") from None
 
 
-def show(document: dict[str, Any], source: Source, out: Path, console: Console) -> None:
+def show(
+    document: dict[str, Any], source: Source, out: Path, command: str, console: Console
+) -> None:
     """Prints the findings; if pictures are files, writes a table and prints the next command."""
     from jaxch5.results.suspects import COLUMNS, write_table
 
@@ -325,7 +330,7 @@ def show(document: dict[str, Any], source: Source, out: Path, console: Console) 
     more = ("label_probability", "doubt", "likely_wrong", "part")
     write_table(table, (*COLUMNS, *more), listed)
     say(f"table  {table}")
-    say(f"next  jaxch5 clean {shlex.quote(str(out))}")
+    say(f"next  {command}")
 
 
 def main() -> int:

@@ -99,6 +99,7 @@ def test_a_run_has_its_own_pictures_judged_by_its_own_network(trained, pictures,
     assert "left out: 1 of the run's 40 pictures, which could not be found" in err
     assert "left out: 1 picture that the run has no record of" in err
     assert f"{path} was trained on labels that it now judges" in err
+    assert f"next  jaxch5 clean {tmp_path / 'out'} --data.path {moved}" in err
     document = json.loads(out)
     assert document["judged"] == 39
     assert document["run"] == str(path)

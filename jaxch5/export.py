@@ -12,6 +12,7 @@ from pydantic_settings import CliPositionalArg
 from jaxch5.cli import Options, run
 from jaxch5.errors import ConfigError
 from jaxch5.util.address import run_or_learner
+from jaxch5.util.files import is_standard_output
 from jaxch5.util.text import printable
 
 
@@ -67,7 +68,8 @@ def export(options: ExportOptions) -> dict[str, Any]:
     """Writes a classifier to a file or folder; returns its path, format and size in bytes.
 
     Raises:
-        ConfigError: The file would replace the learner's file that it is made from.
+        ConfigError: The file would replace the learner's file that it is made from, or both the
+            export and the JSON document would go to standard output.
     """
     from jaxch5.results.artifacts import write_artifact
     from jaxch5.results.predictor import load_learner
@@ -79,11 +81,15 @@ def export(options: ExportOptions) -> dict[str, Any]:
             f"{out}: is the learner's file itself, and a file of format = {options.format} cannot "
             "take its place; name another file with --out"
         )
+    if (printed := is_standard_output(out)) and options.json_output:
+        raise ConfigError(f"out = {out}: cannot be combined with --json, which prints there too")
     predictor = load_learner(options.run, options.architecture(), options.task())
     size = write_artifact(predictor, out, options.format)
     if not options.json_output:
         note = NOTES.get(options.format, "")
-        print(printable(f"{options.format}  {size / 1e6:.1f} MB  {out}{note}"))
+        line = printable(f"{options.format}  {size / 1e6:.1f} MB  {out}{note}")
+        # After the export itself, the line would be taken for a part of it.
+        print(line, file=sys.stderr if printed else sys.stdout)
     return {"file": str(out), "format": options.format, "bytes": size}
 
 

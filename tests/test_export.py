@@ -17,7 +17,7 @@ from PIL import Image
 import jaxch5
 from jaxch5.models.spec import Normalization
 from jaxch5.results.about import About
-from jaxch5.results.predictor import Predictor
+from jaxch5.results.predictor import Predictor, load_learner
 
 PROGRAM = """
 import hashlib, sys
@@ -47,6 +47,18 @@ def test_every_process_writes_the_same_bytes_without_its_paths(trained, tmp_path
     assert lines[0] == lines[1]
     assert all(line.endswith("False") for line in lines[0])
     assert len(set(lines[0])) == 3
+
+
+def test_an_export_to_standard_output_is_all_that_is_printed_there(trained):
+    from jaxch5.results.artifacts import as_safetensors
+
+    command = [sys.executable, "-m", "jaxch5", "export", trained[0], "--out", "/dev/stdout"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert done.stdout == as_safetensors(load_learner(trained[0]))
+    assert re.fullmatch(rb"safetensors  \S+ MB  /dev/stdout\n", done.stderr)
+    done = subprocess.run([*command, "--json"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"out = /dev/stdout: cannot be combined with --json" in done.stderr
 
 
 def test_a_program_says_what_it_is_of(trained):

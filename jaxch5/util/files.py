@@ -62,7 +62,7 @@ def sha256_of(file: Path) -> str:
 def write_file(path: Path, content: bytes) -> None:
     """Writes a file atomically: a reader sees the old content or the new.
 
-    A pipe or a device is written to directly.
+    Standard output, a pipe or a device is written to directly.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -74,13 +74,25 @@ def write_file(path: Path, content: bytes) -> None:
         (None, None, b'new')
     """
     try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
+        if is_standard_output(path) or (path.exists() and not path.is_file()):
+            # Standard output may be a file that has content already.
+            with path.open("ab") as opened:
+                opened.write(content)
             return
         with making(path) as scratch:
             scratch.write_bytes(content)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def is_standard_output(path: Path) -> bool:
+    """Checks whether a path, such as /dev/stdout, names what this process prints to.
+
+    Example:
+        >>> is_standard_output(Path("/dev/stdout")), is_standard_output(Path("model.safetensors"))
+        (True, False)
+    """
+    return path.resolve() == Path("/dev/stdout").resolve()
 
 
 def unused(path: Path, suffix: str = "") -> Path:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -30,6 +32,22 @@ def test_what_is_made_is_there_as_a_whole_or_not_at_all(tmp_path):
             fail(name)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "inner"]
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_standard_output_is_written_to_and_not_replaced(tmp_path):
+    """If it is a file, what is written follows what that file has, and the link to it stays."""
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"old ")
+    link.symlink_to("/dev/stdout")
+    code = f"""
+from pathlib import Path
+from jaxch5.util.files import write_file
+write_file(Path({str(link)!r}), b"new")
+"""
+    with file.open("ab") as output:
+        subprocess.run([sys.executable, "-c", code], stdout=output, check=True)
+    assert link.is_symlink()
+    assert file.read_bytes() == b"old new"
 
 
 values = st.recursive(

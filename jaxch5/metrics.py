@@ -27,6 +27,7 @@ Record = dict[str, Any]
 # The losses that every record has, and all fields of records that are not metrics.
 LOSSES = ("train_loss", "valid_loss")
 FIELDS = (*LOSSES, "epoch", "phase", "seconds", "images_per_second", "skipped_steps", "unanswered")
+TOP = r"top_([1-9][0-9]*)"  # Names of what `top_k` computes.
 # The rounding error that probabilities may have: the spacing of bfloat16 numbers just below 1.
 ROUNDING = 0.004
 
@@ -83,7 +84,7 @@ class Best(NamedTuple):
         return max(known, key=lambda n: (self.rank(records[n]), n), default=None)
 
     def shown(self, record: Mapping[str, Any]) -> str:
-        """Formats a record's value of the metric: a share as a percentage, a loss to four decimals.
+        """Formats a record's value of the metric: a share as a percentage, others to four decimals.
 
         Example:
             >>> Best().shown({"accuracy": 0.5}), Best("valid_loss").shown({"valid_loss": 0.5})
@@ -96,8 +97,8 @@ class Best(NamedTuple):
 
     @property
     def is_share(self) -> bool:
-        """Checks whether the values are shares from 0 to 1, as metrics are, and not losses."""
-        return self.metric not in LOSSES
+        """Checks whether the values are shares; a metric of your own may have any values."""
+        return self.metric in METRICS or bool(re.fullmatch(TOP, self.metric))
 
 
 def best_by(name: str) -> Best:
@@ -299,7 +300,7 @@ def metric_of(metric: str | Metric, threshold: float = 0.0) -> tuple[str, Metric
     if metric in METRICS:
         function = METRICS[metric]
         return metric, partial(function, threshold=threshold) if threshold else function
-    top = re.fullmatch(r"top_([1-9][0-9]*)", str(metric))
+    top = re.fullmatch(TOP, str(metric))
     if top:
         return metric, partial(top_k, k=int(top[1]))
     raise ConfigError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxch5.metrics import is_number, wilson_interval
+from jaxch5.metrics import Best, is_number, wilson_interval
 from jaxch5.plots.chart import Chart, line_chart
 from jaxch5.plots.embed import Image, Sheet, picture_image
 from jaxch5.results.calibration import Calibration
@@ -167,7 +167,8 @@ def render(report: Report) -> str:
         report=report,
         refresh=REFRESH,
         metrics=[
-            (name, name.replace("_", " ")) for name in (*report.metrics, *report.task.scores())
+            (Best(name), name.replace("_", " "))
+            for name in (*report.metrics, *report.task.scores())
         ],
         best=report.task.best.of(report.records),
         interval=wilson_interval(*report.right) if report.right and report.right[1] else None,
@@ -212,8 +213,10 @@ def _curves(report: Report) -> list[Chart]:
     losses = {"training": of("train_loss"), "validation": of("valid_loss")}
     charts = [line_chart("Loss", epochs, losses, "epoch", "loss", dividers=dividers)]
     for name in list(report.task.scores())[-1:]:
-        title, values = name.replace("_", " ").capitalize(), {"validation": of(name, 100)}
-        charts.append(line_chart(title, epochs, values, "epoch", "%", dividers=dividers))
+        words = name.replace("_", " ")
+        times, unit = (100, "%") if Best(name).is_share else (1, words)
+        title, values = words.capitalize(), {"validation": of(name, times)}
+        charts.append(line_chart(title, epochs, values, "epoch", unit, dividers=dividers))
     return charts
 
 

@@ -110,6 +110,25 @@ def test_the_best_epoch_is_named_by_the_score_that_decides(best, tile):
     assert f"<dt>{tile}</dt><dd>{best.shown(record)}</dd>" in render(report)
 
 
+def cost(probabilities, labels):
+    """Returns the mean cost of the answers, in euros."""
+    return 12.5 * float((probabilities.argmax(axis=1) != labels).mean())
+
+
+def test_a_metric_that_is_no_share_is_no_percentage():
+    """A metric of one's own is shown as it is: in the tiles, the table of epochs and the curve."""
+    records = [record | {"cost": 12.5 * record["error_rate"]} for record in epochs()]
+    task = SOFTMAX.compared_by("cost", [cost])
+    page = render(running(records=records, task=task))
+    first, last = (f"{records[number]['cost']:.4f}" for number in (0, -1))
+    assert f"<dt>cost</dt><dd>{last}</dd>" in page
+    assert f"<dt>best cost, epoch 1</dt><dd>{first}</dd>" in page
+    assert f"<td>{last}</td>" in page
+    (row,) = [line for line in page.splitlines() if f"<td>{first}</td>" in line]
+    assert f"<td>{100 * records[0]['accuracy']:.2f}\N{NO-BREAK SPACE}%</td>" in row
+    assert f"from {records[0]['cost']:.3g} to" in page
+
+
 def names_of(count):
     return [f"{'American ' * (number % 3 == 0)}breed no {number}" for number in range(count)]
 

@@ -62,6 +62,16 @@ class Options(Config):
         """Returns the TOML file whose values the command line overrides; None if none is given."""
         return Path(given["config"]) if "config" in given else None
 
+    @property
+    def together(self) -> bool:
+        """Returns whether other processes run the same command, so that only the first prints."""
+        return False
+
+    def print_overruled(self, console: Console) -> None:
+        """Prints a line for each setting of the file that the command line makes idle."""
+        for line in self._overruled:
+            print_line(console, line)
+
     def console(self, quiet: bool = False) -> Console:
         """Returns the console for messages: standard output or, with `--json`, standard error."""
         return Console(file=sys.stderr if self.json_output else sys.stdout, quiet=quiet)
@@ -281,14 +291,15 @@ def _run(
     failed = False
     try:
         parsed = parse(options, argv, prog)
-        for line in parsed._overruled:
-            # With --print-config, the standard output is the configuration.
-            print_line(Console(stderr=True) if parsed.print_config else parsed.console(), line)
         if parsed.print_config:
+            # The standard output is the configuration.
+            parsed.print_overruled(Console(stderr=True))
             settings = parsed.settings()
             as_json = to_json(settings.model_dump(mode="json", exclude_none=True)) + "\n"
             print(as_json if parsed.json_output else to_toml(settings), end="")
         else:
+            if not parsed.together:
+                parsed.print_overruled(parsed.console())
             result = command(parsed)
             failed = result.pop(FAILED, False)
             # Of several processes that train together, only the first has a result.

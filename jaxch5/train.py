@@ -52,6 +52,11 @@ class TrainOptions(PicturesOptions):
         None, description="run directory to resume from its last checkpoint"
     )
 
+    @property
+    def together(self) -> bool:
+        """Returns whether other processes train too."""
+        return self.distributed is not None
+
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
         """Returns the file with the settings, which is the run's own if a run is resumed."""
@@ -71,8 +76,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
     from jaxch5.training import hosts
     from jaxch5.training.process import prepare_process
 
-    prepare_process(alone=not options.distributed)
-    if not options.distributed:
+    prepare_process(alone=not options.together)
+    if options.distributed is None:
         return _train(options, first=True)
     hosts.join(options.distributed)
     try:
@@ -89,6 +94,8 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
     from jaxch5.training import hosts
 
     console = options.console(quiet=not first)
+    if options.together:
+        options.print_overruled(console)
     config = options.settings()
     hosts.agree({name: str(value) for name, value in flat(config).items()})
     if options.resume:

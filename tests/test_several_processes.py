@@ -158,9 +158,15 @@ def test_the_others_end_when_the_first_is_lost(settings, tmp_path):
 
 @pytest.mark.slow
 def test_processes_that_are_told_different_things_say_which(settings, tmp_path):
-    own = [["--seed", "1"], ["--seed", "2"]]
-    two = Together(2, tmp_path / "2", *settings, "--workdir", tmp_path / "run", own=own)
+    """A setting of the file that has no effect is named by the first process alone."""
+    own, file = [["--seed", "1"], ["--seed", "2"]], tmp_path / "file.toml"
+    file.write_text("[fit]\nlabel_smoothing = 0.1\n")
+    idle = ["--config", file, "--fit.loss", "focal", "--workdir", tmp_path / "run"]
+    two = Together(2, tmp_path / "2", *settings, *idle, own=own)
     assert two.statuses() == [2, 2], two.said(0)
+    (line,) = two.said(0, "out").splitlines()
+    assert "fit.label_smoothing = 0.1: only works with fit.loss = cross_entropy" in line
+    assert two.said(1, "out") == ""
     for number in (0, 1):
         line = "seed: 1 in process 0 but 2 in process 1; start all processes in the same way"
         assert line in two.said(number)

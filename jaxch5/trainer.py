@@ -276,7 +276,7 @@ class Trainer(Guarded):
             check()
             yield Ready(int(self.state.step), plan)
             args = plan, steps, recipe.objective, self._key, recipe.metrics, within and unvalidated
-            with out_of_memory(steps.need, data.train.batch_size, size):
+            with out_of_memory(steps.need, data.train.batch_size, size, data.devices):
                 for event in fit(self.state, data, *args, check, recipe.task):
                     # Kept at once: by now, the step has consumed the previous state.
                     self.state = event.state

@@ -254,20 +254,20 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     if settings.on_bad == "stop":
         check_heads(source)
     split, own = split or split_of(settings, source), split is None
+    import jax  # Commands that need no device, such as `verify`, do not import it.
+
+    devices = (config.fit.devices or jax.local_device_count()) * jax.process_count()
     batch_size = settings.batch_size
     if "batch_size" not in settings.model_fields_set:
         # The default batch size is reduced if the training set is smaller than that.
         training = len(divide(source, split)[0])
         if training < batch_size:
-            import jax  # Commands that need no device, such as `verify`, do not import it.
-
-            share = (config.fit.devices or jax.local_device_count()) * jax.process_count()
-            batch_size = training // share * share or training
+            batch_size = training // devices * devices or training
     if batch_size < settings.batch_size:
         all_there_is = "which is all there is for training"
         if batch_size < training:
             for_training = counted(training, "picture")
-            all_there_is = f"since there are {for_training} for training on {share} devices"
+            all_there_is = f"since there are {for_training} for training on {devices} devices"
         said = f"batches of {batch_size}, {all_there_is}"
         source = replace(source, notes=(*source.notes, said))
     if own:
@@ -282,4 +282,5 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         settings.method,
         settings.pad_mode,
     )
-    return block.load(batch_size, cache=settings.cache, seed=config.seed)
+    data = block.load(batch_size, cache=settings.cache, seed=config.seed)
+    return replace(data, devices=devices)

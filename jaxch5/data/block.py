@@ -50,6 +50,7 @@ class Data(NamesFastai):
         cache: Where presized pictures are kept: "off", "memory" or "device".
         cache_reason: Why they are kept there, in a few words.
         source: The pictures of both parts.
+        devices: Number of devices that share each batch equally, as far as it is known.
 
     Raises:
         ConfigError: `size` is not between 1 and `presize`, as after `replace(data, size=...)`.
@@ -76,6 +77,7 @@ class Data(NamesFastai):
     cache: str
     cache_reason: str
     source: Source
+    devices: int = 1
 
     def __post_init__(self) -> None:
         _check_size(self.size, self.presize)
@@ -116,7 +118,8 @@ class Data(NamesFastai):
         found = []
         if rest > NOTABLE * draws:
             # The largest of the sizes that leave out the fewest draws. Batch norm needs two rows.
-            better = min(range(size, max(1, size // 2 - 1), -1), key=lambda other: draws % other)
+            sizes = range(size, max(1, size // 2 - 1), -self.devices)
+            better = min(sizes, key=lambda other: draws % other)
             found = [
                 f"each epoch leaves out {rest:,} of its {draws:,} draws, since it consists of "
                 f"{counted(batches, 'batch', 'batches')} of {size}"
@@ -176,15 +179,18 @@ class Data(NamesFastai):
         train_loader, valid_loader = self.train.with_items(train), self.valid.with_items(valid)
         return replace(self, train=train_loader, valid=valid_loader)
 
-    def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Data:
+    def shared(
+        self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int], devices: int
+    ) -> Data:
         """Returns the part of the data that one of several processes reads.
 
         Args:
             put: Function that moves an array from the default device to all devices that train.
             part: The index of the process that reads, and the number of processes.
+            devices: Number of devices that share each batch.
         """
         train, valid = (loader.shared(put, part) for loader in (self.train, self.valid))
-        return replace(self, train=train, valid=valid)
+        return replace(self, train=train, valid=valid, devices=devices)
 
     def summary(self, console: Console | None = None) -> None:
         """Prints what goes into each stage of the pipeline and what comes out.

@@ -55,14 +55,17 @@ def memory_limit() -> int:
     return statistics["bytes_limit"]
 
 
-def check_memory(need: Need | None, batch_size: int, size: Size, limit: int) -> None:
+def check_memory(
+    need: Need | None, batch_size: int, size: Size, limit: int, devices: int = 1
+) -> None:
     """Refuses a step that does not fit in memory, since a process that exhausts it may be killed.
 
     Args:
         need: Memory that the step needs; None skips the check.
         batch_size, size: Number of pictures in a step, and their side, or height and width, in
             pixels.
-        limit: Size of the memory, in bytes.
+        limit: Size of the memory of each device, in bytes.
+        devices: Number of devices that share the batch equally.
 
     Raises:
         TrainingError: The step needs more than `limit`.
@@ -74,11 +77,13 @@ def check_memory(need: Need | None, batch_size: int, size: Size, limit: int) -> 
 pictures of 224 x 224 pixels, which need about 13.8 GB: try --data.batch-size 70
     """
     if need and need.of(batch_size) > limit:
-        raise _too_large(need, batch_size, size, limit)
+        raise _too_large(need, batch_size, size, limit, devices)
 
 
 @contextmanager
-def out_of_memory(need: Need | None, batch_size: int, size: Size) -> Iterator[None]:
+def out_of_memory(
+    need: Need | None, batch_size: int, size: Size, devices: int = 1
+) -> Iterator[None]:
     """Turns the error of a device without enough memory into one that says what might fit.
 
     Raises:
@@ -89,10 +94,12 @@ def out_of_memory(need: Need | None, batch_size: int, size: Size) -> Iterator[No
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise _too_large(need, batch_size, size, memory_limit()) from None
+        raise _too_large(need, batch_size, size, memory_limit(), devices) from None
 
 
-def _too_large(need: Need | None, batch_size: int, size: Size, limit: int) -> TrainingError:
+def _too_large(
+    need: Need | None, batch_size: int, size: Size, limit: int, devices: int
+) -> TrainingError:
     sides = " x ".join(map(str, height_and_width(size)))
     what = f"batches of {counted(batch_size, 'picture')} of {sides} pixels"
     line = f"the device's memory ({limit / 1e9:.1f} GB) is too small for {what}"
@@ -103,6 +110,8 @@ def _too_large(need: Need | None, batch_size: int, size: Size, limit: int) -> Tr
         # proposed.
         most = (limit - need.fixed) // need.per_picture
         fits = most if most < batch_size else fits
+    fits -= fits % devices
     if fits < 1:
-        return TrainingError(f"{line}: not even one picture fits; try a smaller --data.size")
+        each = " on each device" * (devices > 1)
+        return TrainingError(f"{line}: not even one picture fits{each}; try a smaller --data.size")
     return TrainingError(f"{line}: try --data.batch-size {fits}")

@@ -156,7 +156,7 @@ def share(data: Data, mesh: Mesh | None) -> Data:
         return data
     everywhere = NamedSharding(mesh, P())
     part = jax.process_index(), jax.process_count()
-    return data.shared(lambda array: _put(array, everywhere), part)
+    return data.shared(lambda array: _put(array, everywhere), part, mesh.size)
 
 
 def _put(leaf: Any, sharding: Sharding | None) -> jax.Array:

@@ -98,12 +98,12 @@ def compile_steps(
     of_step = placement.shapes(batch)
     pool = ThreadPoolExecutor(3)
     try:
-        with out_of_memory(None, batch_size, data.size):
+        with out_of_memory(None, batch_size, data.size, data.devices):
             # Compiled in other threads, because this one would notice no signal while it compiles.
             compiled_many = pool.submit(compile_many)
             compiled_train = pool.submit(compiled, train, train_step, state, of_step, key).result()
             need = need_of(compiled_train, (state, data.train.on_device), batch_size)
-            check_memory(need, batch_size, data.size, memory_limit())
+            check_memory(need, batch_size, data.size, memory_limit(), data.devices)
             # Training can begin while the evaluation is being compiled.
             if evaluate is None:
                 args = without_moments(state), of_step

@@ -60,6 +60,13 @@ def test_a_stratified_split_holds_out_the_same_share_of_each_class(pictures):
     assert counts.tolist() == [4, 4]
 
 
+@pytest.mark.parametrize(("devices", "better"), [(1, "16 leaves out none"), (3, "15 leaves out 2")])
+def test_a_better_batch_size_is_one_that_the_devices_can_share(devices, better, pictures):
+    values = {"data": {"path": pictures, "batch_size": 24}, "fit": {"devices": devices}}
+    data = load_data(Config.model_validate(values))
+    assert f"1 batch of 24 (--data.batch-size {better})" in data.describe()
+
+
 def test_given_without_a_split_of_its_own_is_an_error(pictures):
     with pytest.raises(Exception, match="is_valid"):
         data_of(path=pictures, split="given")

@@ -1,6 +1,7 @@
 """Tests that a data block combines its parts into batches, and names parts that do not fit."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,22 +33,24 @@ def test_data_are_shown_in_a_line():
 
 
 @pytest.mark.parametrize(
-    ("count", "batch_size", "line"),
+    ("count", "batch_size", "devices", "line"),
     [
-        (45, 32, "out 13 of its 45 draws, .* 1 batch of 32 .*batch-size 22 leaves out 1)"),
-        (63, 32, "out 31 of its 63 draws, .* 1 batch of 32 .*batch-size 21 leaves out none)"),
-        (9, 2, "out 1 of its 9 draws, .* 4 batches of 2$"),
-        (5, 3, "out 2 of its 5 draws, .* 1 batch of 3 .*batch-size 2 leaves out 1)"),
-        (100, 32, None),
+        (45, 32, 1, "out 13 of its 45 draws, .* 1 batch of 32 .*batch-size 22 leaves out 1)"),
+        (63, 32, 1, "out 31 of its 63 draws, .* 1 batch of 32 .*batch-size 21 leaves out none)"),
+        (9, 2, 1, "out 1 of its 9 draws, .* 4 batches of 2$"),
+        (5, 3, 1, "out 2 of its 5 draws, .* 1 batch of 3 .*batch-size 2 leaves out 1)"),
+        (63, 32, 4, "out 31 of its 63 draws, .* 1 batch of 32 .*batch-size 20 leaves out 3)"),
+        (45, 32, 16, "out 13 of its 45 draws, .* 1 batch of 32$"),
+        (100, 32, 1, None),
     ],
 )
-def test_what_epochs_leave_out_is_said_if_it_is_much(count, batch_size, line):
-    """The line counts the pictures and names the batch size that leaves out fewest."""
+def test_what_epochs_leave_out_is_said_if_it_is_much(count, batch_size, devices, line):
+    """The line names the batch size that leaves out fewest of those that the devices can share."""
     source = from_arrays(
         np.zeros((count + 4, 8, 8), np.uint8), np.arange(count + 4) % 2, ["a", "b"]
     )
     block = DataBlock(source, lambda _: (np.arange(count), count + np.arange(4)), presize=8, size=8)
-    data = block.load(batch_size)
+    data = replace(block.load(batch_size), devices=devices)
     drawn = [batch.index for batch in data.train]
     assert len(np.unique(drawn)) == count - count % batch_size
     said = [text for text in data.outline() if "leaves out" in text]

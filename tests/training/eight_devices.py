@@ -318,5 +318,6 @@ if __name__ == "__main__":
         "after": after_training(),
         "taken up": taken_up(Path(sys.argv[1])),
         "errors": errors(),
+        "described": learner().data.describe(),
     }
     print(json.dumps(results))

@@ -1,5 +1,7 @@
 """A step that does not fit in memory is refused by an error that says what would fit."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -35,6 +37,19 @@ def test_what_cannot_fit_is_refused_before_it_is_tried(need, line):
         check_memory(need, 128, 224, limit=8 * 10**9)
 
 
+def test_what_several_devices_are_to_try_can_be_shared_by_them():
+    need = Need(10**9, 10**8)
+    with pytest.raises(TrainingError, match=r"try --data.batch-size 64$"):
+        check_memory(need, 128, 224, limit=8 * 10**9, devices=16)
+    with (
+        pytest.raises(TrainingError, match=r"try --data.batch-size 32$"),
+        out_of_memory(None, 80, 32, devices=16),
+    ):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+    with pytest.raises(TrainingError, match="not even one picture fits on each device; try"):
+        check_memory(need, 128, 224, limit=2 * 10**9, devices=16)
+
+
 def test_a_device_out_of_memory_is_one_line():
     """An array of a petabyte, which no machine can hold, causes the error."""
     with (
@@ -50,4 +65,7 @@ def test_another_error_stays_what_it_is():
 
 
 def test_the_limit_is_that_of_the_machine():
-    assert memory_limit() > 10**8
+    device = jax.local_devices()[0]
+    of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    on_cpu = device.platform == "cpu"
+    assert memory_limit() == (of_machine if on_cpu else device.memory_stats()["bytes_limit"])

@@ -129,3 +129,6 @@ class TestEightDevices:
         assert "choose --data.batch-size 8, or --fit.devices 3" in errors["few rows"]
         assert errors["devices"] == "fit.devices = 9: the number available is 8; 0 uses all"
         assert errors["bn"] == "model.bn = own: should be one of global, local"
+
+    def test_a_better_batch_size_is_one_that_they_can_share(self, eight):
+        assert "batches of 64 (--data.batch-size 48 leaves out none)" in eight["described"]

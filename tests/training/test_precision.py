@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from jaxch5.batch import Batch
 from jaxch5.errors import ConfigError
@@ -42,8 +42,8 @@ def batch():
 FLOAT16 = pytest.param("fp16", marks=pytest.mark.float16)
 
 
-def trained(precision, loss=cross_entropy, steps=1):
-    recipe = Recipe(precision=precision, loss=loss)
+def trained(precision, loss=cross_entropy, steps=1, **settings):
+    recipe = Recipe(precision=precision, loss=loss, **settings)
     model, optimizer = Small(dtype_of(precision)), recipe.make_optimizer(0.01)
     state = init_state(model, recipe, 8, jax.random.key(0), optimizer)
     step = jax.jit(make_train_step(model, recipe, None, 8, optimizer=optimizer))
@@ -63,10 +63,15 @@ def test_weights_statistics_and_moments_are_float32(precision):
 
 
 @pytest.mark.parametrize("precision", ["bf16", FLOAT16])
-def test_a_half_precision_step_is_near_the_full_one(precision):
-    full, half = trained("fp32", steps=3)[-1], trained(precision, steps=3)[-1]
-    near = partial(np.testing.assert_allclose, rtol=0.05, atol=0.02)
-    jax.tree.map(near, half.params, full.params)
+def test_half_precision_steps_change_weights_as_full_ones_do(precision):
+    """The changes differ by less than a tenth; those of weights that stay put would differ by all.
+
+    The steps are plain SGD's, since Adam would hide a gradient of the wrong size.
+    """
+    before, *_, full = trained("fp32", steps=3, optimizer="sgd")
+    half = trained(precision, steps=3, optimizer="sgd")[-1]
+    began, found, expected = (ravel_pytree(state.params)[0] for state in (before, half, full))
+    assert jnp.linalg.norm(found - expected) < 0.1 * jnp.linalg.norm(expected - began)
 
 
 @pytest.mark.float16

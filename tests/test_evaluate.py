@@ -494,6 +494,9 @@ def test_the_learner_shows_its_results_and_predicts(trained, pictures, tmp_path)
     names = [title[2:].split("\nis ") for title in titles]
     assert all(set(pair) <= {"blue", "red"} for pair in names)
     assert [len(set(pair)) == 1 for pair in names] == right
+    for (*_, actual), axes in zip(names, figure.axes, strict=True):
+        red, _, blue = np.asarray(axes.images[0].get_array(), float).mean((0, 1))
+        assert actual == ("red" if red > blue else "blue")
     colors = [axes.title.get_color() for axes in figure.axes]
     assert len(set(zip(right, colors, strict=True))) == len(set(right))
     assert np.array_equal(*(one._repr_png_() for one in (figure, learn.show_results(2, 2))))

@@ -19,7 +19,7 @@ from jaxch5.models import resnet
 from jaxch5.models.registry import create_model
 from jaxch5.models.resnet import ARCHITECTURES, Bottleneck
 from jaxch5.models.weights import export_state_dict, import_state_dict
-from tests.models.shared import fill, pictures, run_alone
+from tests.models.shared import assert_gradients_of_half, fill, pictures, run_alone
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 
@@ -156,6 +156,18 @@ def test_half_precision_keeps_weights_statistics_and_logits_in_float32(random_va
         for dtype in (jnp.bfloat16, jnp.float32)
     )
     np.testing.assert_allclose(half, full, rtol=0.02, atol=0.02 * float(jnp.std(full)))
+
+
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.float16)]
+)
+def test_half_precision_has_the_gradients_of_float32(dtype, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "resnet18", (resnet.BasicBlock, (1, 1, 0, 0)))
+    x = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+    model_of = partial(create_model, "resnet18", 3)
+    variables = model_of().init(jax.random.key(1), x, train=False)
+    params, statistics = variables["params"], variables["batch_stats"]
+    assert_gradients_of_half(dtype, lambda dtype: model_of(dtype=dtype), params, x, statistics)
 
 
 @pytest.mark.slow

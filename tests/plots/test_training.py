@@ -8,10 +8,14 @@ import pytest
 from jaxch5.plots.training import plot_lr_find, plot_pictures, shortened
 
 
-def test_titles_are_plain_text():
-    figure = plot_pictures(np.zeros((2, 4, 4, 3)), ["$\\frac{", "a\nb"], 1, 2)
+def test_each_picture_is_under_its_title_in_plain_text():
+    pictures = np.random.default_rng(0).random((2, 4, 6, 3), np.float32)
+    figure = plot_pictures(pictures, ["$\\frac{", "a\nb"], 1, 2)
     figure.savefig(io.BytesIO())
-    assert figure.axes[1].get_title() == "a b"
+    assert [axes.get_title() for axes in figure.axes] == ["$\\frac{", "a b"]
+    for axes, picture in zip(figure.axes, pictures, strict=True):
+        (drawn,) = axes.images
+        np.testing.assert_array_equal(drawn.get_array(), picture)
 
 
 def test_the_band_of_recommended_rates_is_shaded():

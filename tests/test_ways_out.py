@@ -355,13 +355,15 @@ def test_what_devices_are_told_to_share_they_can(batch_size, processes, devices)
     fixed=st.integers(0, 10**9),
     each=st.integers(1, 10**8),
     limit=st.integers(1, 10**10),
+    devices=st.integers(1, 16),
 )
-def test_a_batch_that_is_told_to_fit_is_smaller_and_fits(batch_size, fixed, each, limit):
+def test_a_batch_that_is_told_to_fit_is_smaller_and_fits(batch_size, fixed, each, limit, devices):
     need = Need(fixed=fixed, per_picture=each)
-    error = _too_large(need, batch_size, 224, limit)
+    error = _too_large(need, batch_size, 224, limit, devices)
     assert isinstance(error, TrainingError)
     if told := re.search(r"--data\.batch-size (\d+)", str(error)):
         assert 0 < int(told[1]) < batch_size
+        assert int(told[1]) % devices == 0
         assert need.of(int(told[1])) <= limit or need.of(batch_size) <= limit
     else:
         assert "--data.size" in str(error)

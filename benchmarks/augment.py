@@ -1,19 +1,20 @@
 """Compares our augmentation with fastai's batch transforms in quality and in speed.
 
 Quality: photographs are rotated by 30 degrees, zoomed by 1.1 and cropped to 128 by 128 pixels. The
-results are compared with those of the same mapping, computed very exactly: by 8x8 super-sampling
-with a bicubic kernel. The measure is the PSNR over those output pixels that come from inside the
-picture, and its median over the photographs is reported. Photographs that presizing would enlarge
-are left out. fastai's `affine_coord` gets the product of the matrices, which is the best that it
-can do. The figures called "one by one" are for rotating, zooming, cropping and shrinking a picture
-in four interpolations, of which only the last one is antialiased.
+results are compared with those of the same mapping, computed with high accuracy: by 8x8
+super-sampling with a bicubic kernel. The measure is the PSNR over those output pixels that come
+from inside the picture, and its median over the photographs is reported. Photographs that presizing
+would enlarge are left out. The matrices are multiplied before fastai's `affine_coord` gets them, so
+it needs only one interpolation, as ours does. The figures called "one by one" are for rotating,
+zooming, cropping and shrinking a picture in four interpolations, of which only the last one is
+antialiased.
 
 Speed: the sides take turns at processing batches, and the pictures per second from the canvas to
 the network's input are reported. Compiling and warming up are not included. Our side uses all
 cores; fastai's is measured with one thread and with two. Both sides use
-`aug_transforms(min_scale=0.75)`. The peer gets square pictures, such as fastai's presizing makes,
-and our side gets entire canvases. On a GPU, our batch stays in the GPU's memory, whereas fastai's
-is copied there each time.
+`aug_transforms(min_scale=0.75)`. fastai gets square pictures, such as its presizing makes, and our
+side gets entire canvases. On a GPU, our batch stays in the GPU's memory, whereas fastai's is copied
+there each time.
 
 Before anything is timed, both sides apply the same matrix to every photograph, and their results
 have to agree. The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON names (an

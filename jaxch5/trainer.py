@@ -146,12 +146,12 @@ class Trainer(Guarded):
 
     @property
     def has_batch_norms(self) -> bool:
-        """Whether the model has batch norms outside its head, where they can be frozen."""
+        """Whether the model's body has batch norms. Those of the head are never frozen."""
         return any(self.spec.stage(name) != HEAD for name in self._shapes.get("batch_stats", ()))
 
     @property
     def is_untrained(self) -> bool:
-        """Whether the model's body is random, or was so when the restored one-cycle run began."""
+        """Whether the body is random, or was random when the restored one-cycle run began."""
         in_cycle = self._restored and {one["phase"] for one in self.records} <= {"one_cycle"}
         begins = not (self.pretrained or self._frozen.frozen_to)
         return begins and (in_cycle or not int(self.state.step))

@@ -73,8 +73,9 @@ def resample(
         resampled = jnp.matmul(shares, flat, precision="highest")
         return resampled.reshape(pictures.shape[0], side, *pictures.shape[2:])
 
-    # `along` treats pixels beyond the border as zeros. If `pad_mode` gives them another colour, it
-    # is subtracted from the picture beforehand, and added again afterwards.
+    # Where `along` does not reflect the picture or repeat its border, it treats pixels beyond the
+    # border as zeros. If `pad_mode` gives them another colour, that colour is subtracted from the
+    # picture beforehand and added again afterwards.
     down = along(1, image.astype(jnp.float32) - beyond)
     turned = along(0, down.swapaxes(1, 2))
     is_turned = jnp.abs(matrix[:, 0, 1]) > jnp.abs(matrix[:, 0, 0])

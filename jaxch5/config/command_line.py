@@ -56,7 +56,8 @@ class Help(HelpFormatter):
         text = (action.help or "").removesuffix(" (default: None)")
         if not self.brief:
             return text
-        # The first clause says what the setting is; the last often names a default for other cases.
+        # The first clause says what the setting is; the last often names the default for your own
+        # pictures.
         first, *others = text.split("; ")
         text = "; ".join([first, *["..."] * (len(others) > 1), *others[-1:]])
         said, default, value = text.partition(" (default:")

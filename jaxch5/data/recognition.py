@@ -13,9 +13,10 @@ from jaxtyping import Int
 from jaxch5.data.digests import UNKNOWN
 from jaxch5.data.pictures import Found, Pictures, find, places_of
 
-# Equal names and sizes prove that pictures are the same under two conditions. First, of the
-# pictures that have the names of the run's pictures, a share of at least AGREEING also have their
-# sizes. Second, two of the run's pictures have equal sizes with a probability of at most BY_CHANCE.
+# Equal names and sizes of files prove that pictures are the same under two conditions. First, at
+# least the share AGREEING of the pictures that are named like one of the run's are also as large as
+# that one. Second, any two of the run's pictures are equally large with a probability of at most
+# BY_CHANCE.
 # BMP files often fail the second condition: all those of one height and width have the same size.
 AGREEING, BY_CHANCE = 0.5, 0.1
 

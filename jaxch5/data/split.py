@@ -231,7 +231,7 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
     if shared:
         others = f" (and {counted(len(shared) - 1, 'other')})" if len(shared) > 1 else ""
         raise DataError(
-            f"{min(shared)}: is both for training and for validation{others}; put all its rows "
+            f"{min(shared)}{others} is both for training and for validation; put all its rows "
             "into one part, or choose --data.split random"
         )
     check_classes(source, train, "use some of its pictures for training, or remove the class")
@@ -247,7 +247,7 @@ def _items(part: object, what: str, count: int) -> Int[np.ndarray, "items"]:
     # An empty list becomes an array of floats.
     of_numbers = items.dtype == bool or np.issubdtype(items.dtype, np.integer)
     if items.ndim != 1 or not (of_numbers or not len(items)):
-        wrong = f"{type(part).__name__} of items {what} is not an array of their numbers"
+        wrong = f"{type(part).__name__} of items {what} is not an array of item numbers"
     elif items.dtype == bool and len(items) != count:
         wrong = f"the mask of items {what} has {len(items)} values"
     else:
@@ -256,7 +256,7 @@ def _items(part: object, what: str, count: int) -> Int[np.ndarray, "items"]:
         if len(outside := numbers[(numbers < 0) | (numbers >= count)]):
             wrong = f"there is no item {outside[0]} {what}"
         elif len(numbers) < len(items):
-            wrong = f"item {numbers[times > 1][0]} is {what} more than once"
+            wrong = f"item {numbers[times > 1][0]} occurs more than once among the items {what}"
         else:
             return items
     raise DataError(

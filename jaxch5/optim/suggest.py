@@ -136,8 +136,8 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> di
     Args:
         lrs: Rate of each step, rising.
         losses: Smoothed loss after each step.
-        num_it: Number of steps planned for the sweep. A tenth as many steps are ignored at the
-            start; at the end, the last five steps that were taken are ignored.
+        num_it: Number of steps planned for the sweep. The first steps, a tenth of this number, are
+            ignored, and so are the last five steps that were taken.
 
     Raises:
         TrainingError: Too few steps were taken to suggest a rate, or the loss never fell.

@@ -141,13 +141,13 @@ def _safetensors(weights: dict[str, np.ndarray], metadata: dict[str, str]) -> by
 def as_stablehlo(predictor: Predictor) -> bytes:
     """Serializes a classifier as a program that `jax.export.deserialize` reads.
 
-    The program's `call` takes upright RGB pictures, uint8 [any batch, presize, presize, 3]. With
-    method "crop" they are centre squares, resized to that shape; if `size` is not square, they are
-    centre crops with its proportions, and their short side is `presize`. With "squish" they are
-    entire pictures, resized without keeping their proportions. With "pad" they are entire pictures
-    whose long side is `presize`, in the upper left corner; `call` then also takes their heights and
-    widths, int32 [batch, 2]. From there on, the program computes what validation computes, and
-    returns probabilities. Its `fun_name` is the description as JSON.
+    The program's `call` takes upright RGB pictures, uint8 [any batch, height, width, 3]. Both sides
+    are `presize`, except if `size` is not square and the method is "crop". With "crop", pictures
+    are centre crops with the proportions of `size`, whose short side is `presize`. With "squish"
+    they are entire pictures, resized without keeping their proportions. With "pad" they are entire
+    pictures whose long side is `presize`, in the upper left corner; `call` then also takes their
+    heights and widths, int32 [batch, 2]. From there on, the program computes what validation
+    computes, and returns probabilities. Its `fun_name` is the description as JSON.
     """
     from jax import export
 

@@ -97,14 +97,14 @@ def check_conditions(
     Args:
         saves: Checkpoints of the run.
         step: One of `saves.steps()`.
-        here: Description from `about_run` with which training is to continue.
+        here: Description, from `about_run`, of how training is to continue.
 
     Returns:
         What is taken over from the checkpoint: normalization, view and licence; and the number of
         the first group of layers that is trained.
 
     Raises:
-        ConfigError: Something that decides the result differs; the message names it.
+        ConfigError: A condition that influences the result differs; the message names it.
         CheckpointError: The checkpoint is damaged.
     """
     about = saves.about(step)

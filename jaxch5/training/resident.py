@@ -20,8 +20,8 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 
-# Minimum number of calls that an epoch is divided into if it has that many steps, so that the
-# progress bar moves and signals are noticed.
+# An epoch is divided into at least this many calls (or one for each step, if it has fewer steps),
+# so that the progress bar moves and signals are noticed.
 CALLS = 8
 # Maximum number of steps in a call.
 MOST_STEPS = 32

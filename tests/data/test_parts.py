@@ -48,7 +48,7 @@ def test_a_column_called_folder_is_like_any_other(load):
 def test_a_picture_in_two_parts_is_refused_whatever_the_column_is_called(load):
     names = [*(f"{number}.png" for number in range(7)), "0.png"]
     for column in ("folder", "split"):
-        with pytest.raises(DataError, match=r"0\.png: is both for training and for validation"):
+        with pytest.raises(DataError, match=r"0\.png is both for training and for validation"):
             load({column: PARTS}, names)
 
 

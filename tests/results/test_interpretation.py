@@ -1,4 +1,4 @@
-"""`Interpretation` gives the figures of scikit-learn and fastai, and draws them in its plots."""
+"""`Interpretation` computes the numbers of scikit-learn and fastai, and its plots show them."""
 
 import csv
 import dataclasses

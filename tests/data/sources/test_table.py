@@ -313,5 +313,5 @@ def test_a_column_that_is_no_split_is_named(table, column, named):
 def test_a_picture_in_both_parts_is_named(table):
     text = "image,label,is_valid\na.png,red,0\na.png,red,1\nsub/b,blue,0\n"
     source = from_csv(table(text.replace("sub/b", '"sub/b, c.png"')))
-    with pytest.raises(DataError, match=r"a\.png: is both for training and for validation"):
+    with pytest.raises(DataError, match=r"a\.png is both for training and for validation"):
         divide(source, given_split())

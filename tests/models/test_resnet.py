@@ -134,8 +134,11 @@ def compare_with_torchvision(arch):
         if values in golden:
             np.testing.assert_allclose(stats["bn1"][name][:8], golden[values], rtol=1e-4, atol=1e-6)
 
-    tolerance = 5e-3 if arch not in ("resnet101", "resnet152") else 2e-2
+    most = 5e-3 if arch not in ("resnet101", "resnet152") else 2e-2
     for part, expected_norm in golden["grad_l2"].items():
+        # The batch norms that follow make the gradient of the first one a small difference of large
+        # sums: in a ResNet-50, PyTorch's float32 gradient is 1.5 % away from its float64 gradient.
+        tolerance = 4 * most if part == "bn1" else most
         module = "head" if part == "fc" else part
         leaves = [jax.tree.leaves(grads[key]) for key in grads if key.split("_")[0] == module]
         norm = math.sqrt(sum(float(jnp.sum(leaf**2)) for some in leaves for leaf in some))

@@ -6,8 +6,8 @@ folder that `--out` names, so the benchmark can be stopped and resumed at any ti
 the digits, which are written as files so that both sides can read them, or a folder with `train/`
 and `valid/`; `--sets` gives the number of epochs after each set's name, and a set may appear
 several times, with different numbers. All starting points except `scratch` begin from weights that
-are trained first, on the set that `--body-from` names, unless their run is there already (`body` in
-the folder `--out`). fastai loads these weights from the file that `jaxch5 export` writes. The
+are trained first, on the set that `--body-from` names, unless their run is already in the folder
+`--out`, as `body-SET-ARCH`. fastai loads these weights from the file that `jaxch5 export` writes. The
 digits, and the set of the body itself, are only trained from scratch.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/accuracy.py --out cells \
@@ -157,10 +157,11 @@ def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, d
                     "size": 32 if are_digits else arguments.size,
                     "flip": not are_digits,
                     "workers": arguments.workers,
-                    "weights": str(out / "body") if how.body else None,
+                    "weights": str(body_of(arguments, out)) if how.body else None,
                 }
+                named = f"{beginning} from {of_body.resolve().name}" if how.body else beginning
                 for side in SIDES:
-                    trained = folder.name, arguments.arch, beginning, f"{epochs} epochs"
+                    trained = folder.name, arguments.arch, named, f"{epochs} epochs"
                     yield out / f"{', '.join([*trained, str(seed), side])}.json", cell
 
 
@@ -179,10 +180,15 @@ def write_digits(folder: Path) -> None:
             Image.fromarray(np.asarray(source.read(int(item)))).save(file)
 
 
-def train_body(folder: Path, out: Path) -> None:
+def body_of(arguments: argparse.Namespace, out: Path) -> Path:
+    """Returns the run from which cells begin."""
+    return out / f"body-{arguments.body_from.resolve().name}-{arguments.arch}"
+
+
+def train_body(folder: Path, arch: str, out: Path) -> None:
     """Trains the run from which cells begin, resumes it, or does nothing if it is complete."""
     settings = "--model.weights none --data.presize 96 --data.size 64 --data.batch-size 32"
-    fit = "--fit.epochs 30 --fit.lr 1e-3"
+    fit = f"--model.arch {arch} --fit.epochs 30 --fit.lr 1e-3"
     how = [str(folder), *settings.split(), *fit.split(), "--workdir", str(out)]
     if (out / "checkpoints").exists():
         how = ["--resume", str(out)]
@@ -276,11 +282,14 @@ def main() -> None:
     assert python is not None
     if not (out / "digits").exists():
         write_digits(out / "digits")
-    body = out / "body.safetensors" if arguments.body_from else None
-    if body and not body.exists():
-        train_body(arguments.body_from, out / "body")
-        export = [sys.executable, "-m", "jaxch5.export", str(out / "body"), "--out", str(body)]
-        subprocess.run(export, stdout=sys.stderr, check=True)
+    body = None
+    if arguments.body_from:
+        run = body_of(arguments, out)
+        body = run.with_suffix(".safetensors")
+        if not body.exists():
+            train_body(arguments.body_from, arguments.arch, run)
+            export = [sys.executable, "-m", "jaxch5.export", str(run), "--out", str(body)]
+            subprocess.run(export, stdout=sys.stderr, check=True)
     for file, cell in cells_of(arguments, out):
         if file.exists():
             continue

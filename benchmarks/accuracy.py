@@ -7,8 +7,8 @@ the digits, which are written as files so that both sides can read them, or a fo
 and `valid/`; `--sets` gives the number of epochs after each set's name, and a set may appear
 several times, with different numbers. All starting points except `scratch` begin from weights that
 are trained first, on the set that `--body-from` names, unless their run is already in the folder
-`--out`, as `body-SET-ARCH`. fastai loads these weights from the file that `jaxch5 export` writes. The
-digits, and the set of the body itself, are only trained from scratch.
+`--out`, as `body-SET-ARCH`. fastai loads these weights from the file that `jaxch5 export` writes.
+The digits, and the set of the body itself, are only trained from scratch.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/accuracy.py --out cells \
         --body-from caltech --sets digits:5 flowers:5 flowers:10 caltech:5
@@ -285,7 +285,7 @@ def main() -> None:
     body = None
     if arguments.body_from:
         run = body_of(arguments, out)
-        body = run.with_suffix(".safetensors")
+        body = run.parent / f"{run.name}.safetensors"
         if not body.exists():
             train_body(arguments.body_from, arguments.arch, run)
             export = [sys.executable, "-m", "jaxch5.export", str(run), "--out", str(body)]

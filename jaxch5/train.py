@@ -55,7 +55,7 @@ class TrainOptions(PicturesOptions):
     @property
     def together(self) -> bool:
         """Returns whether other processes train too."""
-        return self.distributed is not None
+        return bool(self.distributed)
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
@@ -77,7 +77,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     from jaxch5.training.process import prepare_process
 
     prepare_process(alone=not options.together)
-    if options.distributed is None:
+    if not options.distributed:
         return _train(options, first=True)
     hosts.join(options.distributed)
     try:

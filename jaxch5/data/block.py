@@ -117,14 +117,15 @@ class Data(NamesFastai):
         batches, rest = divmod(draws, size)
         found = []
         if rest > NOTABLE * draws:
-            # The largest of the sizes that leave out the fewest draws. Batch norm needs two rows.
-            sizes = range(size, max(1, size // 2 - 1), -self.devices)
-            better = min(sizes, key=lambda other: draws % other)
+            # The largest of the sizes that leave out the fewest draws, of those that the devices
+            # can share. Batch norm needs two rows.
+            sizes = range(size - size % self.devices, max(1, size // 2 - 1), -self.devices)
+            better = min(sizes, key=lambda other: draws % other, default=size)
             found = [
                 f"each epoch leaves out {rest:,} of its {draws:,} draws, since it consists of "
                 f"{counted(batches, 'batch', 'batches')} of {size}"
                 + f" (--data.batch-size {better} leaves out {draws % better or 'none'})"
-                * (better < size)
+                * (draws % better < rest)
             ]
         if sampler is shuffled:
             return found

@@ -41,6 +41,9 @@ def test_data_are_shown_in_a_line():
         (5, 3, 1, "out 2 of its 5 draws, .* 1 batch of 3 .*batch-size 2 leaves out 1)"),
         (63, 32, 4, "out 31 of its 63 draws, .* 1 batch of 32 .*batch-size 20 leaves out 3)"),
         (45, 32, 16, "out 13 of its 45 draws, .* 1 batch of 32$"),
+        (45, 30, 8, "out 15 of its 45 draws, .* 1 batch of 30 .*batch-size 16 leaves out 13)"),
+        (45, 30, 32, "out 15 of its 45 draws, .* 1 batch of 30$"),
+        (31, 25, 16, "out 6 of its 31 draws, .* 1 batch of 25$"),
         (100, 32, 1, None),
     ],
 )

@@ -1,6 +1,6 @@
-"""Defines metrics: pure functions of all items' probabilities and labels, with values from 0 to 1.
+"""Defines metrics: pure functions of the probabilities and labels of all items.
 
-The value is NaN if there are no items, or if a probability is not finite.
+Those defined here are shares, or NaN if there are no items or if a probability is not finite.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Best(NamedTuple):
     @property
     def is_share(self) -> bool:
         """Checks whether the values are shares; a metric of your own may have any values."""
-        return self.metric in METRICS or bool(re.fullmatch(TOP, self.metric))
+        return self.metric in (*METRICS, top_k.__name__) or bool(re.fullmatch(TOP, self.metric))
 
 
 def best_by(name: str) -> Best:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from jaxch5.errors import ConfigError
-from jaxch5.metrics import METRICS, accuracy, metric_of, top_k
+from jaxch5.metrics import METRICS, Best, accuracy, metric_of, top_k
 
 
 def answers(seed, items=40, classes=5):
@@ -112,6 +112,12 @@ def test_a_function_goes_by_its_own_name():
 
     assert metric_of(kappa) == ("kappa", kappa)
     assert metric_of(partial(top_k, k=2))[0] == "top_k"
+
+
+@pytest.mark.parametrize("metric", [*METRICS, "top_3", partial(top_k, k=3)])
+def test_the_metrics_of_the_package_are_shown_as_percentages(metric):
+    name, _ = metric_of(metric)
+    assert Best(name).shown({name: 0.95}) == "95.00 %"
 
 
 @pytest.mark.parametrize("unknown", ["acuracy", "top_0", "top_", "top_5x", "", 3, None])

@@ -144,6 +144,10 @@ def cross_entropy(
     if is_traced(label_smoothing) or label_smoothing != 0.0:
         weighted = log_probabilities if class_weight is None else class_weight * log_probabilities
         spread = -jnp.mean(weighted, axis=-1)
+        if is_traced(label_smoothing):
+            # Masked classes can make this infinite, and then 0 times it would be NaN.
+            unused = (label_smoothing == 0.0) & ~jnp.isfinite(spread)
+            spread = jnp.where(unused, 0.0, spread)
         value = (1.0 - label_smoothing) * items.value + label_smoothing * spread
         items = ItemLosses(value, items.weight)
     return _reduced(items, reduction)

@@ -159,5 +159,23 @@ def test_a_program_may_be_compiled_for_any_number(loss, name, values):
         assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("masked", [-np.inf, float(np.finfo(np.float32).min)])
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 3.0, 0.0, 0.0]])
+def test_a_program_that_is_given_no_label_smoothing_allows_masked_classes(masked, weight):
+    """The loss and its gradient are those of a call without smoothing, also if classes are out."""
+    logits, labels = LOGITS.at[:, 3:].set(masked), LABELS % 3
+    plain = jax.value_and_grad(cross_entropy)(logits, labels, weight)
+    found = jax.jit(jax.value_and_grad(cross_entropy))(logits, labels, weight, 0.0)
+    for one, other in zip(found, plain, strict=True):
+        assert np.isfinite(other).all()
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_the_derivative_by_label_smoothing_is_known_at_zero():
+    slope = jax.grad(cross_entropy, argnums=3)(LOGITS, LABELS, None, 0.0)
+    change = cross_entropy(LOGITS, LABELS, label_smoothing=0.5) - cross_entropy(LOGITS, LABELS)
+    assert float(slope) == pytest.approx(2 * float(change), rel=1e-5)
+
+
 def test_large_logits_do_not_overflow():
     assert float(cross_entropy(jnp.array([[1e4, -1e4]]), jnp.array([1]))) == pytest.approx(2e4)

@@ -72,7 +72,7 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
             raise WeightsError(
                 f"{name} belongs to {arch}, not to {spec.name} (--model.arch {arch})"
             )
-        is_tag = known is None and name.startswith(f"timm/{spec.name}.")
+        is_tag = spec.weights and known is None and name.startswith(f"timm/{spec.name}.")
         tags = f"the tags of {spec.name} are {_tags(spec, name)}" if is_tag else ""
         return Place(name, revision or None, known, tags)
     known = by_tag.get(name.removeprefix(f"{spec.name}."))

@@ -26,8 +26,11 @@ from jaxch5.util.address import is_on_hub
 from jaxch5.util.text import counted, plain_console, print_line, same_names
 from jaxch5.view import WHOLE, view_of
 
-# The pattern of licences that forbid commercial use: Creative Commons' have "nc" in their names.
-FORBIDS = r"\bnc\b|non-?commercial"
+# The pattern of licences whose names say that they forbid commercial use: Creative Commons' have
+# "nc" in them, and Apple's for models for research is "amlr".
+FORBIDS = (
+    r"(?<![a-z])(nc|amlr)(?![a-z])|non[-_ ]?commercial|research[-_ ]((use|purposes?)[-_ ])?only"
+)
 
 
 def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree]:

@@ -18,6 +18,7 @@ from jaxch5.run.checkpoint import Checkpoints
 from jaxch5.run.directory import create_run
 from jaxch5.run.transfer import (
     available,
+    describe,
     find_weights,
     from_run,
     load_weights,
@@ -29,6 +30,14 @@ from jaxch5.training.state import init_state
 from jaxch5.view import WHOLE, View
 
 PETS = ("cat", "dog", "fish")
+FORBIDDING = ["cc-by-nc-4.0", "cc-by-nc4.0", "cc_by_nc_4.0", "CC BY-NC-SA", "apple-amlr"]
+FORBIDDING += [
+    "non commercial",
+    "fair-noncommercial",
+    "research-only",
+    "for research purposes only",
+]
+ALLOWING = ["apache-2.0", "ncsa", "cc-by-4.0", "sync", "dinov3-license", "openrail"]
 ABOUT = {
     "arch": "resnet18",
     "classes": list(PETS),
@@ -167,6 +176,12 @@ def test_what_evaluation_saw_travels_with_a_run(tmp_path):
     assert found.view == View(0.8, "bicubic")
     assert "evaluation sees 0.8 of the short side, with a bicubic filter" in lines[0]
     assert "tested at 64x96 pixels; licence cc-by-nc-4.0, which forbids commercial" in lines[0]
+
+
+@pytest.mark.parametrize("licence", FORBIDDING + ALLOWING)
+def test_of_licences_those_whose_names_forbid_commercial_use_are_told(licence):
+    line = describe(pretrained()._replace(licence=licence), "linear", PETS)
+    assert (f"licence {licence}, which forbids commercial" in line) == (licence in FORBIDDING)
 
 
 @pytest.mark.parametrize(

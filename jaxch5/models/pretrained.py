@@ -121,15 +121,14 @@ def from_file(
     """
     path, part = _part(path)
     if path.is_dir() and (inside := [path / name for name in FILES if (path / name).is_file()]):
-        path = inside[0]
-    # Files with the names that are usual on the hub belong together.
-    one = one or path.name in FILES
+        path, one = inside[0], True
     tensors, metadata = read_weights(path)
     spec = spec_of(arch)
     known = known_of(path, metadata, spec, normalization, beside, one, hub)
     try:
         if spec.names is None:
-            return Pretrained(_of_flax(tensors), *known[:2], str(path), known.source)
+            read, remarks = _of_flax(tensors), known.remarks
+            return Pretrained(read, *known[:2], str(path), known.source, remarks=remarks)
         found = find_network(tensors, spec, part, head)
         if spec.recognizes and (holds := architecture_of(found.entries)) not in (spec.name, None):
             line = f"holds weights of {holds}, not of {spec.name} (--model.arch {holds})"

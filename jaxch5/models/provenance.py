@@ -7,6 +7,7 @@ there may be timm's `config.json` (`pretrained_cfg`) or transformers' `preproces
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from pydantic import BaseModel, Field, FiniteFloat, Json, NonNegativeInt, Valida
 
 from jaxch5.config.ranges import PositiveShare, Share
 from jaxch5.errors import WeightsError
+from jaxch5.models.hub import FILES
+from jaxch5.models.registry import architectures
 from jaxch5.models.spec import IMAGENET, HubWeights, ModelSpec, Normalization
 from jaxch5.view import INTERPOLATIONS, WHOLE, View, view_of
 
@@ -28,6 +31,8 @@ SET_OTHERS = "--model.mean and --model.std change them"
 SETTINGS = "--model.mean and --model.std"
 # Keys of timm's `config.json` that depend on the network, not on its pretraining.
 OF_NETWORK = ("architecture", "num_classes", "label_names")
+# Keys that say how a picture's values become the network's input.
+OF_VALUES = ("mean", "std", "do_normalize", "do_rescale", "rescale_factor")
 
 
 class Metadata(BaseModel):
@@ -105,9 +110,12 @@ def known_of(
         given: Mean and standard deviation from the settings, which take precedence.
         beside: Whether files beside the file are read.
         one: Whether the file and its description come from the same repository or folder; a
-            description of another architecture is then an error, rather than being ignored.
+            description of another architecture is then an error, rather than being ignored. It is
+            also one beside a file with a name that is usual on the hub, if the other architecture
+            is known here.
         hub: What the `ModelSpec` states about the weights, which is used unless there is timm's
-            `config.json` beside the file. The licence is used if that file states none.
+            `config.json` beside the file. The licence and the size are used if that file states
+            none.
 
     Raises:
         WeightsError: A file cannot be read, states something invalid, or contradicts another.
@@ -120,22 +128,23 @@ def known_of(
     found = {}
     if given is None and (own := _normalization(said, f"{path}: its metadata")):
         found["its metadata"] = own
-    more = _view(vars(said)), said.licence, remark_on_size(said.size)
+    more = _view(vars(said)), said.licence, remark_on_size(hub.size if hub else said.size)
     known = Known(spec.normalization, said.classes, "", *more)
-    passed_over, by_timm = "", False
+    passed_over, by_timm = [], False
     for file in (path.parent / name for name in (BESIDE if beside else ())):
         values = _read(file)
         of = values.get("architecture")
-        if isinstance(of, str) and of.partition(".")[0] != spec.name:
-            if one:
-                arch = of.partition(".")[0]
+        if isinstance(of, str) and (arch := of.partition(".")[0]) != spec.name:
+            is_known = arch in architectures()
+            if one or (is_known and path.name in FILES):
+                way_out = f"arch {arch}" if is_known else f"weights {path} ignores this"
                 raise WeightsError(
-                    f"{file}: architecture = {of}, which is not {spec.name} (--model.arch {arch})"
+                    f"{file}: architecture = {of}, which is not {spec.name} (--model.{way_out})"
                 )
-            passed_over += f" ({file.name} beside it describes {of})"
+            passed_over.append(f"{file.name} beside it describes {of} and is ignored")
             continue
         if given is not None:
-            values = {key: value for key, value in values.items() if key not in ("mean", "std")}
+            values = {key: value for key, value in values.items() if key not in OF_VALUES}
         description = _described(file, values)
         known = known._replace(classes=known.classes or description.label_names)
         if isinstance(description, TimmDescription):
@@ -148,17 +157,17 @@ def known_of(
             found[file.name] = theirs
     if hub and not by_timm:
         view = _view({"crop_pct": hub.crop, "interpolation": hub.interpolation})
-        known = known._replace(view=view, remarks=remark_on_size(hub.size))
+        known = known._replace(view=view)
         found = {hub.repository: hub.normalization or spec.normalization}
     if hub:
         known = known._replace(licence=known.licence or hub.licence)
+    known = known._replace(remarks=(*known.remarks, *passed_over))
     if given is not None:
         return known._replace(normalization=given, source=SETTINGS)
     if not found:
         whose = "ImageNet's" if spec.normalization == IMAGENET else f"those of {spec.name}"
         unsaid = "nothing says which values the weights were trained with"
-        source = f"{whose}, since {unsaid}{passed_over}"
-        return known._replace(source=f"{source}; {SET_OTHERS}")
+        return known._replace(source=f"{whose}, since {unsaid}; {SET_OTHERS}")
     (source, normalization), *others = found.items()
     for name, other in others:
         if other != normalization:
@@ -189,7 +198,7 @@ def remark_on_size(size: Any) -> tuple[str, ...]:
 def _with_timms(known: Known, file: Path, said: TimmDescription) -> Known:
     """Adds what timm's description of weights says to what is known about them."""
     size, filter = said.test_input_size or said.input_size, said.interpolation
-    remarks = [*remark_on_size(size and size[1:])]
+    remarks = [*(remark_on_size(size and size[1:]) or known.remarks)]
     if filter and filter not in INTERPOLATIONS:
         remarks.append(f"their filter {filter} is not known here (--data.interpolation)")
         filter = None
@@ -248,15 +257,25 @@ def _read(file: Path) -> dict[str, Any]:
         order = [str(output) for output in range(len(labels))]
         named = labels.keys() == set(order)
         known["label_names"] = [labels[output] for output in order] if named else None
-    if known.get("do_normalize") is False:
-        # The network takes values from 0 to 1 as they are, whatever mean and deviation are stated.
-        known |= {"mean": (0, 0, 0), "std": (1, 1, 1)}
     fields = TimmDescription if isinstance(known.get("architecture"), str) else Description
-    return {key: known[key] for key in ("architecture", *fields.model_fields) if key in known}
+    keys = ("architecture", *OF_VALUES, *fields.model_fields)
+    return {key: known[key] for key in keys if key in known}
 
 
-def _described(file: Path, values: Mapping[str, Any]) -> Description:
+def _described(file: Path, values: dict[str, Any]) -> Description:
     kind = TimmDescription if isinstance(values.get("architecture"), str) else Description
+    if values.get("do_normalize") is False:
+        factor = values.get("rescale_factor") or 1 / 255
+        as_usual = isinstance(factor, float) and math.isclose(factor, 1 / 255, rel_tol=1e-3)
+        if values.get("do_rescale") is False or not as_usual:
+            key = "do_rescale" if values.get("do_rescale") is False else "rescale_factor"
+            raise WeightsError(
+                f"{file}: do_normalize = false and {key} = {json.dumps(values[key])}, so the "
+                f"network does not take values from 0 to 1; use {SETTINGS} to state the mean and "
+                "deviation that make its values from these"
+            )
+        # The network takes values from 0 to 1 as they are, whatever mean and deviation are stated.
+        values = values | {"mean": (0, 0, 0), "std": (1, 1, 1)}
     try:
         return kind.model_validate(values)
     except ValidationError as error:

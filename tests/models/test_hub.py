@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -223,13 +224,19 @@ def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path
     assert "nothing says which values the weights were trained with" in unknown.normalized_by
 
 
-def test_a_licence_that_the_description_lacks_is_that_of_the_tag(serve, swsl, tmp_path):
+def test_a_licence_and_a_size_that_the_description_lacks_are_those_of_the_tag(
+    serve, swsl, tmp_path
+):
     """A line names a licence that forbids commercial use, even if timm's config.json has none."""
     said = json.loads(swsl[CONFIG])
     del said["pretrained_cfg"]["license"]
+    del said["pretrained_cfg"]["input_size"]
+    said["pretrained_cfg"]["crop_mode"] = "squash"
     hub = serve({TAG: {**swsl, CONFIG: json.dumps(said).encode()}})
     found = from_hub("resnet18", tmp_path, hub.endpoint, TAG)
     assert (found.normalized_by, found.licence) == (CONFIG, "cc-by-nc-4.0")
+    crop = "tested with the crop mode squash (--data.method)"
+    assert found.remarks == ("tested at 224 pixels", crop)
 
 
 def test_of_all_licences_of_known_weights_those_that_forbid_commercial_use_are_told(variables):
@@ -283,6 +290,14 @@ def test_what_is_not_there_is_named_with_a_way_out(weights, said, serve, pets, t
     with pytest.raises(WeightsError, match=said) as raised:
         from_hub("resnet18", tmp_path, hub.endpoint, weights)
     assert "\n" not in str(raised.value)
+
+
+def test_a_specification_without_tags_lists_none(serve, tmp_path):
+    spec = replace(spec_of("resnet18"), name="resnet26", weights=())
+    said = refusal(from_hub, spec, tmp_path, serve({}).endpoint, "timm/resnet26.bt_in2k")
+    assert "no such public repository on the hub" in said
+    assert "the tags of" not in said
+    assert "pass the file with --model.weights PATH" in said
 
 
 def test_weights_whose_description_did_not_arrive_are_not_read_without_it(serve, swsl, tmp_path):
@@ -345,6 +360,15 @@ def test_a_description_that_contradicts_the_file_is_an_error_that_says_where(cha
             find_weights(weights, "resnet18d")
         assert str(raised.value).startswith(f"{folder / CONFIG}: ")
         assert "\n" not in str(raised.value)
+
+
+def test_another_librarys_name_of_the_architecture_is_no_contradiction_of_a_named_file(folder):
+    values = json.loads(PETS.read_text()) | {"architecture": "their_resnet18d"}
+    (folder / CONFIG).write_text(json.dumps(values))
+    line = refusal(find_weights, folder, "resnet18d")
+    assert line.endswith(f"(--model.weights {folder / SAFE} ignores this)")
+    found = find_weights(folder / SAFE, "resnet18d")
+    assert found.remarks == (f"{CONFIG} beside it describes their_resnet18d and is ignored",)
 
 
 def test_a_file_without_a_head_is_taken_and_has_no_classes_to_contradict(folder, random_variables):

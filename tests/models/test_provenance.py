@@ -1,6 +1,7 @@
 """Descriptions beside weights are read, contradictions are refused, and guesses are reported."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def known(folder, metadata=None, arch="resnet34", given=None):
-    return known_of(folder / "model.safetensors", metadata or {}, spec_of(arch), given)
+def known(folder, metadata=None, arch="resnet34", given=None, name="weights.safetensors", **named):
+    return known_of(folder / name, metadata or {}, spec_of(arch), given, **named)
 
 
 def test_timms_own_description_is_heard(folder):
@@ -90,13 +91,44 @@ def test_weights_that_take_pictures_as_they_are_get_them_so(folder):
     (folder / name).write_text(json.dumps({"do_normalize": False}))
     assert known(folder).normalization == Normalization((0, 0, 0), (1, 1, 1))
     assert known(folder, given=HALF).normalization == HALF
+    (folder / name).write_text(json.dumps({"do_normalize": False, "rescale_factor": 0.00392157}))
+    assert known(folder).normalization == Normalization((0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "scaled", [{"do_rescale": False}, {"rescale_factor": 1 / 127.5}, {"rescale_factor": 1}]
+)
+def test_weights_that_take_values_on_another_scale_need_their_mean_stated(scaled, folder):
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False} | scaled))
+    ((key, value),) = scaled.items()
+    with pytest.raises(WeightsError, match=r"use --model\.mean and --model\.std") as raised:
+        known(folder)
+    assert f"{key} = {json.dumps(value)}" in str(raised.value)
+    assert known(folder, given=HALF).normalization == HALF
 
 
 def test_a_description_of_another_architecture_is_not_theirs(folder):
+    """The line says so even if the mean and deviation are known from elsewhere."""
     shutil.copy(TIMM, folder)
+    said = "config.json beside it describes resnet34 and is ignored"
     found = known(folder, arch="resnet18")
-    assert found.normalization == IMAGENET
-    assert "(config.json beside it describes resnet34)" in found.source
+    assert (found.normalization, found.remarks) == (IMAGENET, (said,))
+    assert known(folder, arch="resnet18", given=HALF).remarks == (said,)
+    metadata = dict.fromkeys(("mean", "std"), json.dumps(HALF.mean)) | {"size": "64"}
+    assert known(folder, metadata, "resnet18").remarks == ("tested at 64 pixels", said)
+
+
+def test_another_architecture_is_a_contradiction_only_where_the_file_must_be_meant(folder):
+    """Other libraries have other names for the same networks, such as swsl_resnet18."""
+    for of, one, way_out in (
+        ("resnet34", False, "--model.arch resnet34"),
+        ("swsl_resnet18", True, f"--model.weights {folder / 'model.safetensors'} ignores this"),
+    ):
+        (folder / "config.json").write_text(json.dumps({"architecture": of}))
+        with pytest.raises(WeightsError, match=re.escape(f"not resnet18 ({way_out})")):
+            known(folder, arch="resnet18", name="model.safetensors", one=one)
+    found = known(folder, arch="resnet18", name="model.safetensors")
+    assert found.remarks == ("config.json beside it describes swsl_resnet18 and is ignored",)
 
 
 def test_label_names_are_the_heads_classes(folder):

@@ -177,7 +177,8 @@ def test_an_empty_option_trains_alone(settings, tmp_path, monkeypatch):
     """A job script's variable may be empty."""
     from jaxch5.train import main
 
-    epochs = ["--fit.epochs", "1", "--workdir", str(tmp_path / "run")]
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    epochs = ["--fit.epochs", "2", "--workdir", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", ["train", *settings, *epochs, "--distributed", ""])
     assert main() == 0
 

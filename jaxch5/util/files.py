@@ -74,10 +74,14 @@ def write_file(path: Path, content: bytes) -> None:
         (None, None, b'new')
     """
     try:
-        if is_standard_output(path) or (path.exists() and not path.is_file()):
-            # Standard output may be a file that has content already.
-            with path.open("ab") as opened:
+        if is_standard_output(path):
+            print(end="", flush=True)  # what was printed before comes first
+            # If it is a file, opening that again would not move the place at which others write.
+            with open(1, "wb", closefd=False) as opened:
                 opened.write(content)
+            return
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
             return
         with making(path) as scratch:
             scratch.write_bytes(content)

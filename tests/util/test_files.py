@@ -35,19 +35,21 @@ def test_what_is_made_is_there_as_a_whole_or_not_at_all(tmp_path):
 
 
 def test_standard_output_is_written_to_and_not_replaced(tmp_path):
-    """If it is a file, what is written follows what that file has, and the link to it stays."""
+    """If it is a file, nothing that is written to it is overwritten, and the link to it stays."""
     file, link = tmp_path / "file", tmp_path / "link"
-    file.write_bytes(b"old ")
     link.symlink_to("/dev/stdout")
     code = f"""
 from pathlib import Path
 from jaxch5.util.files import write_file
-write_file(Path({str(link)!r}), b"new")
+print("first", end=" ")
+write_file(Path({str(link)!r}), b"content ")
+print("then", end=" ")
 """
-    with file.open("ab") as output:
-        subprocess.run([sys.executable, "-c", code], stdout=output, check=True)
+    with file.open("wb") as output:
+        for _ in range(2):
+            subprocess.run([sys.executable, "-c", code], stdout=output, check=True)
     assert link.is_symlink()
-    assert file.read_bytes() == b"old new"
+    assert file.read_bytes() == 2 * b"first content then "
 
 
 values = st.recursive(

@@ -114,7 +114,7 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
             # The description is from the same commit as the weights, so that it matches them.
             _file(place, DESCRIPTION, file.parent.name, cache, endpoint)
         except BaseException as error:
-            if is_new:
+            if is_new and not place.known:
                 # Without their description, the weights would later be read as if they had none.
                 # Only their name is removed; their content stays in the cache.
                 file.unlink(missing_ok=True)

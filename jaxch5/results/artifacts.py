@@ -34,6 +34,10 @@ from jaxch5.util.files import write_file
 # "none" for the whole picture.
 SEEN = {"crop": "center", "squish": "none", "pad": "none"}
 
+README = "README.md"
+# What the text of every folder for timm says.
+BY_TIMM_EXPORT = b"takes pictures as `pixels` below"
+
 
 def description_of(predictor: Predictor) -> dict[str, Any]:
     """Returns what a program needs besides the weights, under the names that exported files use.
@@ -212,9 +216,10 @@ def as_timm(predictor: Predictor) -> dict[str, bytes]:
     """
     config = json.dumps(timm_config(predictor), indent=2, ensure_ascii=False)
     return {
+        # Written first, since it marks the folder as an export even if the others are missing.
+        README: recipe(predictor, "timm").encode(),
         "config.json": config.encode(),
         "model.safetensors": as_safetensors(predictor),
-        "README.md": recipe(predictor, "timm").encode(),
     }
 
 
@@ -242,6 +247,14 @@ FORMATS: dict[str, Callable[[Predictor], bytes | dict[str, bytes]]] = {
 }
 
 
+def _is_export(folder: Path) -> bool:
+    """Checks whether a folder's `README.md` is one that `as_timm` wrote."""
+    try:
+        return BY_TIMM_EXPORT in (folder / README).read_bytes()
+    except OSError:
+        return False
+
+
 def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
     """Writes a classifier as one file, or as a folder for timm; returns the total size in bytes.
 
@@ -253,7 +266,7 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
     Raises:
         ConfigError: There is no such format, it cannot hold the classifier, the name of a
             learner's file does not end in `.safetensors`, or the folder already holds a file that
-            would be replaced and is not part of an earlier export.
+            would be replaced, and has no `README.md` of an earlier export.
         CheckpointError: The file or the folder cannot be written.
     """
     if format not in FORMATS:
@@ -268,11 +281,10 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
     content = FORMATS[format](predictor)
     if isinstance(content, dict):
         there = [name for name in content if (path / name).exists()]
-        # A folder with all of the files was exported earlier.
-        if 0 < len(there) < len(content):
+        if there and not _is_export(path):
             raise ConfigError(
-                f"{path / there[0]}: is not part of an export and would be replaced; move it away, "
-                "or name another folder"
+                f"{path / there[0]}: would be replaced, and the folder has no {README} of an "
+                "earlier export; move it away, or name another folder"
             )
         try:
             path.mkdir(exist_ok=True)

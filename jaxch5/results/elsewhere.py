@@ -76,11 +76,13 @@ def pixels(
     """Reads a picture as the network takes it: uint8 [height, width, 3], both given by `size`."""
     picture: Image.Image = Image.open(path)
     picture.draft("RGB", (presize, presize))  # decodes a large JPEG at a reduced size
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith(("I", "F")):
+    # Pillow opens colours of 16 bits as RGB, but says in `tile` how they are stored: RGB;16B.
+    stored = str(getattr(picture, "tile", ""))
+    if picture.mode.startswith(("I", "F")) or any(f";16{order}" in stored for order in "BLN"):
         raise ValueError(
             f"{path}: has more than 8 bits; these lines do not know its black and white"
         )
+    picture = ImageOps.exif_transpose(picture)
     profile = picture.info.get("icc_profile")
     if picture.has_transparency_data:  # transparent pixels are blended with white
         paper, picture = Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")

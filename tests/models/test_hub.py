@@ -316,6 +316,19 @@ def test_weights_whose_description_did_not_arrive_are_not_read_without_it(serve,
     assert hub.asked["GET"] == 2
 
 
+def test_known_weights_whose_description_did_not_arrive_can_be_used_offline(
+    serve, swsl, variables, tmp_path, monkeypatch
+):
+    """What is known here about the weights replaces their description."""
+    hub = serve({TAG: swsl})
+    hub.trouble = "no description"
+    assert "cannot be reached" in refusal(from_hub, "resnet18", tmp_path, hub.endpoint, TAG)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found = from_hub("resnet18", tmp_path, hub.endpoint, TAG)
+    assert_equal(found.variables, variables[1000])
+    assert (found.normalization, found.normalized_by) == (IMAGENET, TAG)
+
+
 def test_offline_a_repository_is_refused_soon(serve, swsl, tmp_path, monkeypatch):
     hub = serve({"me/mine": swsl})
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

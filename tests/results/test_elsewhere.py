@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 from dataclasses import replace
 
 import cv2
@@ -173,10 +174,25 @@ def test_pillows_pixels_of_every_kind_are_near_what_the_network_sees(name, profi
     assert np.abs(pixels(str(tmp_path / name), 64, (48, 48)) - seen).mean() < 4
 
 
-def test_pillows_pixels_refuse_what_has_more_than_8_bits(tmp_path):
-    Image.fromarray(np.full((60, 90), 4000, np.uint16)).save(tmp_path / "1.png")
-    with pytest.raises(ValueError, match=r"1\.png: has more than 8 bits"):
-        pixels(str(tmp_path / "1.png"), 64, (48, 48))
+@pytest.mark.parametrize("compression", [1, 5])
+@pytest.mark.parametrize("form", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pillows_pixels_refuse_what_has_more_than_8_bits(channels, form, compression, tmp_path):
+    """Pillow would return the colours' upper 8 bits, which are nearly black in this picture."""
+    file = str(tmp_path / f"1.{form}")
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, compression] if form == "tif" else []
+    cv2.imwrite(file, np.full((60, 90, channels), 4000, np.uint16), options)
+    with pytest.raises(ValueError, match=rf"1\.{form}: has more than 8 bits"):
+        pixels(file, 64, (48, 48))
+
+
+def test_pillows_pixels_read_16_bits_that_are_a_whole_pixel(tmp_path):
+    """A BMP file may store 5, 6 and 5 bits for red, green and blue."""
+    header = b"BM" + struct.pack("<IHHI", 66 + 8, 0, 0, 66)
+    header += struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0)
+    header += struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    (tmp_path / "1.bmp").write_bytes(header + struct.pack("<H", 0xF800) * 4)
+    assert pixels(str(tmp_path / "1.bmp"), 2, (2, 2))[0, 0].tolist() == [255, 0, 0]
 
 
 def test_no_export_replaces_what_it_is_made_from_or_a_file_of_ones_own(tmp_path, capsys):
@@ -188,7 +204,7 @@ def test_no_export_replaces_what_it_is_made_from_or_a_file_of_ones_own(tmp_path,
     (folder / "README.md").write_text("my project")
     for form, out, said in (
         ("safetensors", learner, "is the learner's file itself"),
-        ("timm", folder, "README.md: is not part of an export"),
+        ("timm", folder, "README.md: would be replaced, and the folder has no README.md of"),
     ):
         argv = [str(learner), "--format", form, "--out", str(out)]
         assert run(export, ExportOptions, "jaxch5 export", argv) == 2
@@ -198,3 +214,23 @@ def test_no_export_replaces_what_it_is_made_from_or_a_file_of_ones_own(tmp_path,
     assert os.listdir(folder) == ["README.md"]
     argv = [str(learner), "--format", "timm", "--out", str(tmp_path / "again")]
     assert [run(export, ExportOptions, "jaxch5 export", argv) for _ in range(2)] == [0, 0]
+
+
+def test_an_earlier_export_is_known_by_its_readme(tmp_path):
+    """A repository of the hub has files of the same names; an export may have been interrupted."""
+    predictor = classifier("resnet18")
+    names = [*as_timm(predictor)]
+    for name in names:
+        (tmp_path / name).write_text("library_name: timm")
+    with pytest.raises(ConfigError, match=r"the folder has no README\.md of an earlier export"):
+        write_artifact(predictor, tmp_path, "timm")
+    assert {(tmp_path / name).read_text() for name in names} == {"library_name: timm"}
+    (tmp_path / "README.md").unlink()
+    with pytest.raises(ConfigError, match=r"the folder has no README\.md of an earlier export"):
+        write_artifact(predictor, tmp_path, "timm")
+    # The files are written in this order, so an interrupted export has at least the first one.
+    interrupted = tmp_path / "interrupted"
+    interrupted.mkdir()
+    (interrupted / names[0]).write_bytes(as_timm(predictor)[names[0]])
+    write_artifact(predictor, interrupted, "timm")
+    assert sorted(os.listdir(interrupted)) == sorted(names)

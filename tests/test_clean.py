@@ -238,6 +238,27 @@ def test_a_page_that_stays_open_means_the_same_classes_after_a_restart(cleaned, 
     assert [answer.get("label") for answer in answers] == ["green", None, "grey", "green"]
 
 
+def test_a_new_class_can_be_spelled_differently_once_it_is_undone(cleaned, serve):
+    """Only classes of the set and of answers that were not undone are offered."""
+    server = serve(cleaned)
+    classes = server.content["classes"]
+    for again in (False, True):
+        if again:
+            server.kill()
+            server = serve(cleaned)
+        assert [server.content["classes"][one] for one in server.content["offered"]] == classes
+        for typed, saved in (("green Leaf", "green Leaf"), ("Green leaf", "green Leaf")):
+            reply = server.post("class", 0, new=typed).json()
+            assert [reply["classes"][one] for one in reply["offered"]] == [*classes, saved]
+        server.post("undo")
+        server.post("undo")
+        reply = server.post("class", 0, new="Green leaf").json()
+        assert [reply["classes"][one] for one in reply["offered"]] == [*classes, "Green leaf"]
+        server.post("undo")
+    answers = [json.loads(line).get("label") for line in (cleaned / "answers.jsonl").open()]
+    assert answers == 2 * ["green Leaf", "green Leaf", None, None, "Green leaf", None]
+
+
 def test_two_pages_do_not_answer_past_one_another(cleaned, serve):
     one = serve(cleaned)
     assert one.post("drop", 0).ok

@@ -8,7 +8,7 @@ const AGAIN = 2000;
 const $ = (id) => document.getElementById(id);
 const sleep = (time) => new Promise((done) => setTimeout(done, time));
 
-let data, classes, answers, seen;
+let data, classes, offered, answers, seen;
 // The suspects shown, the position of the current one, and where a selection of several began.
 let order = [], at = 0, anchor = 0;
 let grid = false, looks = false;
@@ -185,7 +185,7 @@ async function post(path, value) {
 }
 
 function take(reply) {
-  ({ seen, classes } = reply);
+  ({ seen, classes, offered } = reply);
   Object.assign(answers, reply.answers);
   // Unsaved answers still apply.
   for (const one of queue) for (const number of one.suspects ?? []) answers[number] = [one.kind, one.class ?? null, true];
@@ -204,7 +204,7 @@ async function send() {
         // The log has answers that this page has not seen: they are from another tab, or this page
         // sent them before the server stopped.
         const state = await reply.json(), known = state.answers;
-        const added = state.classes.findIndex((one) => same(one, head.new ?? ""));
+        const added = state.offered.find((one) => same(state.classes[one], head.new ?? ""));
         const number = head.new ? added : head.class ?? null;
         const there = head.kind === "undo" || head.suspects.every((one) => known[one]?.[0] === head.kind && known[one][1] === number);
         if (there) queue.shift();
@@ -268,7 +268,7 @@ let picked = 0, matches = [];
 function complete() {
   const typed = $("typed").value.trim(), low = typed.toLowerCase();
   const at = (number) => classes[number].toLowerCase().indexOf(low);
-  matches = [...classes.keys()].filter((number) => at(number) >= 0).sort((a, b) => at(a) - at(b) || a - b).slice(0, FOUND);
+  matches = offered.filter((number) => at(number) >= 0).sort((a, b) => at(a) - at(b) || a - b).slice(0, FOUND);
   if (typed && !matches.some((number) => classes[number].toLowerCase() === low)) matches.push(null);
   // A new class has to be chosen explicitly, so that a typing error does not add one.
   picked = matches[0] === null ? -1 : 0;
@@ -366,7 +366,7 @@ function pressed(event) {
 
 async function load() {
   data = await (await fetch("/suspects")).json();
-  ({ answers, classes, seen } = data);
+  ({ answers, classes, offered, seen } = data);
   document.title = $("title").textContent = data.title;
   document.querySelector("[data-do=looks]").title = data.no_looks;
   const before = $("filter").value, place = at;

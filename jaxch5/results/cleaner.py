@@ -101,9 +101,10 @@ class Cleaner:
         self._source, self._log, self._finish, self._looks = source, log, finish, looks
         self._lock = Lock()
         self._classes: dict[str, int] = {}
+        self._judged = tuple(judged["classes"])
         # Classes that the person added are included, also those of answers that were undone: a page
         # that was open before the server started again goes on using the same numbers.
-        for name in (*judged["classes"], *log.labels):
+        for name in (*self._judged, *log.labels):
             self._number(name)
         suspects = [one for one in judged["suspects"] if (one["image"], one["label"]) in items]
         self.keys: list[Key] = [(one["image"], one["label"]) for one in suspects]
@@ -185,12 +186,20 @@ class Cleaner:
             name = composed(new).strip()
             if not name or len(name) > LONGEST_CLASS or not (name.isprintable() and is_text(name)):
                 raise DataError(f"a class name needs 1 to {LONGEST_CLASS} printable characters")
-            alike = (known for known in self._classes if folded(known) == folded(name))
+            alike = (known for known in self._offered() if folded(known) == folded(name))
             return next(alike, name)
         number = posted.get("class")
         if type(number) is not int or number not in range(len(self._classes)):
             raise DataError("there is no such class")
         return [*self._classes][number]
+
+    def _offered(self) -> list[str]:
+        """Returns the classes of the set and of the answers that were not undone.
+
+        A class whose answer was undone is not among them, so that it can be spelled differently.
+        """
+        given = (answer.label for answer in self._log.answers if answer.label)
+        return [*dict.fromkeys([*self._judged, *given])]
 
     def _state(self, places: Iterable[int]) -> dict[str, Any]:
         """Returns the log's state and the answers about some suspects; None means no answer."""
@@ -203,6 +212,7 @@ class Cleaner:
         return {
             "seen": self._log.lines,
             "answers": said,
+            "offered": [self._number(name) for name in self._offered()],
             "classes": [printable(name) for name in self._classes],
         }
 

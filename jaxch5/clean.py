@@ -220,7 +220,10 @@ def written(
     write_file(settings, to_toml(settings_of(options.settings(), path)).encode())
     lines = [summary(now, drop), *remarks(rows, now)]
     if edited:
-        lines.append(f"{path} had been edited, and is replaced; the edited table is now {edited}")
+        lines.append(
+            f"{path} did not match its record, so it may have been edited; it is replaced, and the "
+            f"former table is kept as {edited}"
+        )
     lines.append(f"{counted(len(now.rows), 'picture')} with corrected labels: {path}")
     return {
         "lines": lines,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,8 +18,8 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from jaxch5.cli import RunOptions, run
-from jaxch5.config.settings import OF_THE_RUN
-from jaxch5.config.toml import differing
+from jaxch5.config.settings import MAY_MOVE, OF_THE_RUN
+from jaxch5.config.toml import differing, flat
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.training.interrupts import Terminated
 from jaxch5.util.files import to_json, unused, write_file
@@ -169,9 +170,9 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         )
     shutil.rmtree(out / FOLDS, ignore_errors=True)
     # The pictures of a run may have moved, and clean has to be told, too.
-    moved = options.run and "data.path" in options._named
-    where = ["--data.path", str(config.data.path)] if moved else []
-    show(document, source, out, shlex.join(["jaxch5", "clean", str(out), *where]), console)
+    moved = [key for key in MAY_MOVE if options.run and key in options._named]
+    where = [(f"--{key.replace('_', '-')}", str(flat(config)[key])) for key in moved]
+    show(document, source, out, shlex.join(["jaxch5", "clean", str(out), *chain(*where)]), console)
     return {**document, "out": str(out)}
 
 

@@ -35,6 +35,7 @@ from jaxch5.train import TrainOptions, train
 from tests.pages import FAINT
 
 EVIL = "<img src=x onerror=alert(1)>'\"&"
+DOUBT = "the last undo may have changed nothing: check the answers"
 TURNED = "right\u202eto left"
 
 
@@ -418,6 +419,12 @@ def test_no_browser_and_no_page_are_needed_to_write(cleaned, capsys):
     assert said["pictures"] == 40
     assert said["command"] in err
     assert called(capsys, cleaned, "--write", "--port", "1")[0] == 2
+    # A table that was written just before the command was killed lacks its record, too.
+    (cleaned / "labels.json").unlink()
+    status, out, err = called(capsys, cleaned, "--write")
+    assert status == 0, err
+    assert "labels.csv did not match its record, so it may have been edited; it is rep" in out
+    assert (cleaned / "labels-edited.csv").read_text() == (cleaned / "labels.csv").read_text()
 
 
 def test_suspects_that_are_not_in_the_set_any_more_are_counted(cleaned, pictures, serve):
@@ -606,6 +613,11 @@ def saved(tab, text):
     tab.locator("#saved").get_by_text(re.compile("^(saved|undone)$")).wait_for()
 
 
+def kinds(folder):
+    lines = (folder / "answers.jsonl").read_text().splitlines()
+    return [json.loads(line)["kind"] for line in lines]
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(375, "dark"), (1280, "light")])
 def test_all_is_done_by_keys_at_any_width(cleaned, page, width, scheme):
@@ -775,8 +787,7 @@ def test_answers_wait_in_the_page_while_the_server_is_gone(cleaned, serve, new_t
             saved(tab, "3 of 23 answered: 2 kept, 0 relabelled, 1 dropped")
         finally:
             again.kill()
-    lines = (cleaned / "answers.jsonl").read_text().splitlines()
-    assert [json.loads(line)["kind"] for line in lines] == ["keep", "drop", "keep"]
+    assert kinds(cleaned) == ["keep", "drop", "keep"]
 
 
 @pytest.mark.browser
@@ -801,5 +812,24 @@ def test_two_tabs_neither_lose_a_class_nor_undo_one_anothers_answers(cleaned, pa
     labels = [json.loads(line)["label"] for line in before.splitlines()]
     assert labels == ["green", "grey"]
     one.keyboard.press("u")
-    one.locator("#saved").get_by_text("nothing undone").wait_for()
+    one.locator("#saved").get_by_text(DOUBT).wait_for()
     assert (cleaned / "answers.jsonl").read_text() == before
+    other.keyboard.press("d")
+    saved(other, "2 of 23 answered")
+    # An answer that follows at once does not hide that the undo was not carried out.
+    one.evaluate("DO.undo(), DO.keep()")
+    one.wait_for_function("!sending")
+    assert one.inner_text("#saved") == DOUBT
+    assert kinds(cleaned) == ["class", "class", "drop", "keep"]
+
+
+@pytest.mark.browser
+def test_an_undo_is_not_said_to_be_without_effect_if_only_the_reply_was_lost(cleaned, page):
+    _, tab = page(cleaned)
+    tab.keyboard.press("k")
+    saved(tab, "1 of 23 answered")
+    tab.route("**/answer", lambda route: (route.fetch(), route.abort()), times=1)
+    tab.keyboard.press("u")
+    tab.locator("#saved").get_by_text(DOUBT).wait_for()
+    assert kinds(cleaned) == ["keep", "undo"]
+    assert "0 of 23 answered" in tab.inner_text("#progress")

@@ -109,6 +109,21 @@ def test_a_run_has_its_own_pictures_judged_by_its_own_network(trained, pictures,
         assert one["part"] == ("valid" if reference in valid else "train")
 
 
+def test_the_next_command_names_every_place_that_was_given(trained, pictures, tmp_path, capsys):
+    """A run on a table has its pictures below a folder, and both may have moved."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    table, moved = tmp_path / "labels.csv", shutil.copytree(pictures, tmp_path / "moved")
+    names = [path.relative_to(moved) for path in sorted(moved.rglob("*.jpg"))]
+    table.write_text("\n".join(["image,label", *(f"{name},{name.parent}" for name in names)]))
+    config = (run / "config.toml").read_text()
+    places = f'path = "/gone/labels.csv"\nroot = "{pictures}"'
+    (run / "config.toml").write_text(config.replace(f'path = "{pictures}"', places))
+    places = ("--data.path", table, "--data.root", moved)
+    status, out, err = judged(capsys, run, *places)
+    assert status == 0, err
+    assert f"next  jaxch5 clean {run} --data.path {table} --data.root {moved}\n" in out
+
+
 def test_copies_are_said_and_what_cannot_be_read_is_left_out_if_asked(
     pictures, trained, tmp_path, capsys
 ):

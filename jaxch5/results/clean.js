@@ -194,10 +194,11 @@ function take(reply) {
 async function send() {
   if (sending) return;
   sending = true;
+  let doubt = "";
   while (queue.length) {
-    say("saving…");
+    say(doubt || "saving…", doubt);
     const head = queue[0];
-    let done = head.kind === "undo" ? "undone" : "saved";
+    const done = head.kind === "undo" ? "undone" : "saved";
     try {
       const reply = await post("/answer", head);
       if (reply.status === 409) {
@@ -208,8 +209,9 @@ async function send() {
         const number = head.new ? added : head.class ?? null;
         const there = head.kind === "undo" || head.suspects.every((one) => known[one]?.[0] === head.kind && known[one][1] === number);
         if (there) queue.shift();
-        // The last answer may be one that the person has not seen, so nothing is undone.
-        if (head.kind === "undo") done = "nothing undone now: the answers had changed";
+        // An undo is not repeated: the last answer may be one that the person has not seen. If the
+        // server stopped before it replied, the undo was saved all the same.
+        if (head.kind === "undo") doubt = "the last undo may have changed nothing: check the answers";
         take(state);
         $("said").textContent = "updated with answers that were given elsewhere";
       } else if (reply.ok) {
@@ -224,7 +226,7 @@ async function send() {
         break;
       }
       draw();
-      if (!queue.length) say(done);
+      if (doubt || !queue.length) say(doubt || done, doubt);
     } catch {
       say(`NOT saved: ${queue.length} ${queue.length === 1 ? "answer" : "answers"}; start the command again, and leave this page open`, true);
       await sleep(AGAIN);

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jaxch5.data.parts import TRAIN, VALID
 from jaxch5.data.source import IS_VALID
-from jaxch5.errors import DataError
+from jaxch5.errors import CheckpointError, DataError
 from jaxch5.results.answers import CLASS, DROP, UNSURE, Answer, Key
 from jaxch5.util.files import sha256_of, to_json, unused, write_file
 from jaxch5.util.text import composed, counted, is_text
@@ -164,7 +164,7 @@ def summary(now: Corrections, drop_unsure: bool) -> str:
 def write_labels(path: Path, now: Corrections, run: Path | None) -> Path | None:
     """Writes a table of corrected labels, and beside it a record of what changed, each atomically.
 
-    A table that was edited since it was written is kept under another name.
+    A table that does not match its record, as after an edit, is kept under another name.
 
     Args:
         path: CSV file to write; the record's name is the same, but with the suffix `.json`.
@@ -172,10 +172,11 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> Path | None:
         run: Run whose labels were corrected, if there is one.
 
     Returns:
-        New path of the edited table; None if there was none.
+        New path of the former table if it did not match its record; otherwise None.
 
     Raises:
-        CheckpointError: The table or the record cannot be written.
+        CheckpointError: The table or the record cannot be written, or a former table cannot be read
+            and thus not be kept.
 
     Example:
         >>> import tempfile
@@ -190,7 +191,13 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> Path | None:
     about = about_labels(path)
     if path.exists() and (about is None or about["edited"]):
         edited = unused(path.with_name(f"{path.stem}-edited"), path.suffix)
-        write_file(edited, path.read_bytes())
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: cannot be read, so it is not replaced: {error.strerror}; rename it"
+            ) from None
+        write_file(edited, content)
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(("image", "label", IS_VALID))

@@ -7,7 +7,7 @@ from PIL import Image
 
 from jaxch5.data.sources.table import from_csv
 from jaxch5.data.split import column_split
-from jaxch5.errors import DataError
+from jaxch5.errors import CheckpointError, DataError
 from jaxch5.results.answers import Answer
 from jaxch5.results.corrections import (
     Row,
@@ -121,6 +121,14 @@ def test_a_table_that_was_edited_by_hand_is_kept(tmp_path):
         assert write_labels(path, now, None) == tmp_path / name
         assert (tmp_path / name).read_text().endswith("/mine.jpg,cat,False\n")
         assert path.read_text() == written
+
+
+def test_a_table_that_cannot_be_read_is_not_replaced(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="cannot be read, so it is not replaced: Is a dir"):
+        write_labels(path, corrected(ROWS, {}), None)
+    assert [file.name for file in tmp_path.iterdir()] == ["labels.csv"]
 
 
 def test_names_that_a_table_cannot_hold_are_refused():

@@ -158,7 +158,8 @@ def _addresses(builder: Any) -> list[str]:
 def _features(builder: Any, name: str) -> tuple[tuple[str, str], list[str]]:
     """Returns the names of the entries that hold a record's picture and its class, and notes.
 
-    The notes name the entries that could have been chosen as well.
+    The notes name the entries that could have been chosen as well, unless the choice is the usual
+    one, `image` or `label`.
     """
     import tensorflow_datasets as tfds
 

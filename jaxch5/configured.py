@@ -70,7 +70,8 @@ def data_of(
     # Each process chooses where to keep pictures, but compiled programs depend on that choice.
     agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
     agree({"pictures and their parts": data.pictures.digest})
-    for line in data.outline():
+    # A resumed run keeps the settings that the lines would advise to change.
+    for line in data.outline(advise=run is None):
         say(line)
     return data, skipped
 

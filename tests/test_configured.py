@@ -158,5 +158,8 @@ def test_a_run_goes_on_with_its_parts_though_its_split_would_be_refused_now(
         part.tolist() for part in split(source)
     ]
     assert said[0].startswith("20 pictures of 2 classes: 14 for training, 6 for validation")
+    # A resumed run would refuse another batch size.
+    assert said[1].startswith("each epoch leaves out 2 of its 14 draws")
+    assert "--data." not in said[1]
     with pytest.raises((DataError, ConfigError), match=line):
         data_of(config, None, said.append)

@@ -296,6 +296,8 @@ def test_training_says_it_if_much_is_never_seen():
     """Photographs of the usual shapes lose less; the other methods lose nothing."""
     said = "75.0 % of the pixels, validation 83.3 % (--data.method squish or pad keeps them)"
     assert f"training never sees {said}" in data_of("crop", size=48).outline()
+    unadvised = data_of("crop", size=48).outline(advise=False)
+    assert f"training never sees {said.partition(' (')[0]}" in unadvised
     photographs = source_of([np.zeros((60, 80, 3), np.uint8)] * 10)
     for method, source in (("crop", photographs), ("squish", None), ("pad", None)):
         assert len(data_of(method, size=48, source=source).outline()) == 1

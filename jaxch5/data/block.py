@@ -91,14 +91,18 @@ class Data(NamesFastai):
         how = f"presized to {self.presize}, network input {size_text(self.size)}{self._framed()}"
         return "; ".join([much, how, f"cache {self.cache} ({self.cache_reason})", *known])
 
-    def outline(self) -> list[str]:
-        """Returns lines with the counts and whatever else is worth knowing before training."""
-        much, *known = self._known()
+    def outline(self, advise: bool = True) -> list[str]:
+        """Returns lines with the counts and whatever else is worth knowing before training.
+
+        Args:
+            advise: Whether the lines name settings that would make better use of the pictures.
+        """
+        much, *known = self._known(advise)
         if (lost := self._lost) and self._unseen[0] > NOTABLE:
-            known.insert(0, f"{lost} (--data.method squish or pad keeps them)")
+            known.insert(0, lost + " (--data.method squish or pad keeps them)" * advise)
         return [much, *known]
 
-    def _known(self) -> list[str]:
+    def _known(self, advise: bool = True) -> list[str]:
         train, valid = len(self.train.items), len(self.valid.items)
         unused = len(self.source) - train - valid
         much = (
@@ -109,9 +113,9 @@ class Data(NamesFastai):
         absent = [name for k, name in enumerate(self.classes) if k not in validated]
         others = f" and {counted(len(absent) - 1, 'other')}" if len(absent) > 1 else ""
         missing = [f"no validation picture of {absent[0]}{others}"] if absent else []
-        return [much, *self._drawn(), *missing, *remarks(self.source)]
+        return [much, *self._drawn(advise), *missing, *remarks(self.source)]
 
-    def _drawn(self) -> list[str]:
+    def _drawn(self, advise: bool) -> list[str]:
         sampler, draws, train = self.train.sampler, self.train.draws, len(self.train.items)
         size = self.train.batch_size
         batches, rest = divmod(draws, size)
@@ -125,7 +129,7 @@ class Data(NamesFastai):
                 f"each epoch leaves out {rest:,} of its {draws:,} draws, since it consists of "
                 f"{counted(batches, 'batch', 'batches')} of {size}"
                 + f" (--data.batch-size {better} leaves out {draws % better or 'none'})"
-                * (draws % better < rest)
+                * (advise and draws % better < rest)
             ]
         if sampler is shuffled:
             return found

@@ -60,6 +60,8 @@ def test_what_epochs_leave_out_is_said_if_it_is_much(count, batch_size, devices,
     assert len(said) == (line is not None)
     if line is not None:
         assert re.search(line.replace(")", r"\)"), said[0])
+        unadvised = [text for text in data.outline(advise=False) if "leaves out" in text]
+        assert unadvised == [said[0].partition(" (--")[0]]
 
 
 def test_the_default_augmentation_keeps_three_quarters_of_the_area():

@@ -817,8 +817,8 @@ def test_two_tabs_neither_lose_a_class_nor_undo_one_anothers_answers(cleaned, pa
     other.keyboard.press("d")
     saved(other, "2 of 23 answered")
     # An answer that follows at once does not hide that the undo was not carried out.
-    one.evaluate("DO.undo(), DO.keep()")
-    one.wait_for_function("!sending")
+    one.evaluate("DO.undo(), DO.keep(), DO.previous()")
+    one.locator("#answer .keep:not(.pending)").wait_for()
     assert one.inner_text("#saved") == DOUBT
     assert kinds(cleaned) == ["class", "class", "drop", "keep"]
 

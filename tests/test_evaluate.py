@@ -448,14 +448,14 @@ class MeanColour(nn.Module):
 def test_suspects_can_be_mended_and_trained_on(trained, pictures, tmp_path, capsys):
     """Once its labels are corrected, the list of suspects is a set of the same files to train on.
 
-    All labels are inverted here, so every one of them is suspect. A network that is trained on the
-    corrected labels gives the right answers; one trained on the inverted labels would not.
+    All labels are inverted here, and the answers are right, so every label is suspect. A network
+    that is trained on the corrected labels gives the right answers; one trained on the inverted
+    labels would not.
     """
     _, learn = trained
     interp = learn.interpret()
-    wrong = type(interp)(
-        1 - interp.targets, interp.probabilities, interp.classes, interp.references
-    )
+    right = np.where(np.eye(2)[interp.targets] == 1, 0.9, 0.1).astype(np.float32)
+    wrong = type(interp)(1 - interp.targets, right, interp.classes, interp.references)
     file = tmp_path / "suspects.csv"
     count = wrong.write_suspects(file, min_loss=0.0, min_probability=0.0)
     assert count == 8

@@ -79,11 +79,11 @@ def test_of_two_processes_that_train_each_opens_its_own_shards(copy):
         for shard in others:
             shard.rename(f"{shard}.away")
         data = jx.DataBlock(from_packed(copy), jx.random_split(), 24, 16).load(8, cache="off")
-        own = data.shared(lambda array: array, (part, 2))
+        own = data.shared(lambda array: array, (part, 2), devices=2)
         assert len(own.train) == len([*own.train.epoch(0)]) == len([*own.train.epoch(1)])
         assert len(own.valid) == len([*own.valid])
         with pytest.raises(DataError, match="missing"):
-            [*data.shared(lambda array: array, (1 - part, 2)).train]
+            [*data.shared(lambda array: array, (1 - part, 2), devices=2).train]
         for shard in others:
             shard.with_name(f"{shard.name}.away").rename(shard)
 

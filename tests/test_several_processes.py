@@ -173,16 +173,6 @@ def test_processes_that_are_told_different_things_say_which(settings, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_empty_option_trains_alone(settings, tmp_path, monkeypatch):
-    """A job script's variable may be empty."""
-    from jaxch5.train import main
-
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    epochs = ["--fit.epochs", "2", "--workdir", str(tmp_path / "run")]
-    monkeypatch.setattr(sys, "argv", ["train", *settings, *epochs, "--distributed", ""])
-    assert main() == 0
-
-
 @pytest.mark.parametrize("wrong", ["here", "host:1,2", "host:1,2,2"])
 def test_what_names_no_processes_is_refused(wrong, tmp_path, capsys, monkeypatch):
     from jaxch5.train import main

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 FIGURES = (".png", ".pdf", ".svg")
 FIGURE_DPI = 120
-# Key in a command's result, whose value is true if the command did its work, but has failures to
-# report.
+# Key in a command's result that is true if the command has done its work, but reports failures.
 FAILED = "failed"
 
 
@@ -191,6 +190,10 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     on_file = read_toml(shipped(file)) if file else {}
     on_file, overruled = not_overruled(on_file, given, recorded="config" not in given)
     values = deep_update(on_file, given)
+    if flat(values).get("data.size") == "weights":
+        from jaxch5.run.transfer import with_tested_size
+
+        values = with_tested_size(values)
     try:
         parsed = options.model_validate(values)
     except ValidationError as error:
@@ -263,9 +266,8 @@ def run(
     """Runs a command with options from `argv` and files, and returns its exit status.
 
     0 means success, 1 a failure, 2 wrong usage or configuration, 130 an interruption, and 143 a
-    termination.
-    Changes to the process are undone: a notebook that runs a command keeps its signal handlers
-    and its logs.
+    termination. Changes to the process are undone: a notebook that runs a command keeps its signal
+    handlers and its logs.
     """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv

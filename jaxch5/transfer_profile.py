@@ -15,8 +15,8 @@ from rich.console import Console
 from jaxch5.cli import Options, PicturesOptions, drawable, run, save_figure
 from jaxch5.config.settings import MAY_MOVE, Config
 from jaxch5.config.toml import differing
-from jaxch5.errors import ConfigError, Jaxch5Error
-from jaxch5.util.files import to_json
+from jaxch5.errors import CheckpointError, ConfigError, Jaxch5Error
+from jaxch5.util.files import to_json, write_file
 from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import print_line
 
@@ -126,11 +126,12 @@ def measure(
         ConfigError: Results in the file lack the score that the settings compare by, because an
             earlier version, which ignored `fit.best`, wrote them; or a metric is named like another
             part of the results.
+        CheckpointError: A line of the file is damaged.
     """
     from jaxch5.configured import recipe_of
     from jaxch5.metrics import best_by, metric_of
 
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    points = _earlier(file, console) if file.exists() else []
     recipe = recipe_of(config)
     best = recipe.task.best
     shown = dict.fromkeys((best.metric, *(metric_of(one)[0] for one in recipe.metrics)))
@@ -139,7 +140,6 @@ def measure(
             f"fit.metrics = {min(taken)}: {RESULTS} has something else under this name; give the "
             "function another name"
         )
-    points = [json.loads(line) for line in lines]
     if not all(best.metric in point for point in points):
         raise ConfigError(f"{file}: has results without {best.metric}; name another --workdir")
     if lacking := [name for name in shown if not all(name in point for point in points)]:
@@ -165,6 +165,20 @@ def measure(
         kind: [score for (of_kind, _), score in results.items() if of_kind == kind]
         for kind in kinds
     }
+
+
+def _earlier(file: Path, console: Console) -> list[dict[str, Any]]:
+    """Reads earlier results, and removes a last line that a killed process did not finish."""
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        points = [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise CheckpointError(f"{file}: is damaged ({error}); name another --workdir") from None
+    if whole != content:
+        write_file(file, whole)
+        print_line(console, f"{file}: the last line is incomplete, so its training is repeated")
+    return points
 
 
 def settings_of_profile(options: Options) -> Config:

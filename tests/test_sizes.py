@@ -114,7 +114,7 @@ def test_sizes_that_cannot_be_are_refused(data):
 def test_the_last_size_is_that_of_validation(tmp_path):
     argv = ["--data.path", "photos", "--fit.sizes", "96,128,160"]
     config = parse(Options, argv, "test").settings()
-    assert (config.data.size, config.data.presize) == (160, 192)
+    assert (config.data.size, config.data.presize) == (160, 240)
     assert config.fit.sizes == (96, 128, 160)
     assert from_toml(create_run(config, tmp_path / "run").config_file) == config
     assert parse(Options, [*argv, "--data.size", "160"], "test").settings() == config

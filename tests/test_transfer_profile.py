@@ -35,7 +35,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     """A repeated command does only the training runs that are missing, and then none.
 
     At first it finds the results of a profile that was killed with two of seven runs left: one
-    with frozen layers and one from scratch.
+    with frozen layers, whose result is incomplete, and one from scratch.
     """
     data = DataBlock(from_folder(pictures), random_split(), 36, 32).load(16)
     weights = tmp_path / "weights.safetensors"
@@ -47,12 +47,15 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
     record_pictures(create_run(settings_of_profile(options), results), data)
     done = [{"frozen": kind, "seed": 0, "accuracy": kind / 10} for kind in (0, 1, 2, 3, 4)]
-    (results / RESULTS).write_text("".join(json.dumps(point) + "\n" for point in done))
+    whole = "".join(json.dumps(point) + "\n" for point in done)
+    (results / RESULTS).write_text(whole + '{"frozen": 5, "seed": 0, "accu')
 
     argv += ["--workdir", results, "--out", out, "--json"]
     assert started(*argv) == 0
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
+    repeated = f"{results / RESULTS}: the last line is incomplete, so its training is repeated"
+    assert repeated in lines
     assert [line.split("  ")[0] for line in lines if "seed" in line] == [
         "frozen: stem to layer4",
         "from scratch",
@@ -74,6 +77,9 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     assert "profile.jsonl: earlier results lack f1\n" in captured.err
     assert started(*argv, "--fit.lr", "0.1") == 2
     assert "fit.lr: " in capsys.readouterr().err
+    (results / RESULTS).write_text(f"{whole}what is this\n")
+    assert started(*argv) == 1
+    assert f"{results / RESULTS}: is damaged (" in capsys.readouterr().err
     with locked(RunDir(results)):
         assert started(*argv) == 1
     assert "is being written by process" in capsys.readouterr().err

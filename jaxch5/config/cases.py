@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from jaxch5.config.defaults import default_of
+from jaxch5.framing import MAX_SIDE, height_and_width, parse_size
 
 # Settings that say where pictures come from; without any of them, the digits are used.
 SOURCES = ("path", "tfds", "archive")
@@ -27,17 +28,34 @@ class Case(NamedTuple):
     defaults: dict[str, Any]
 
 
+def _own_pictures(get: Callable[[str], Any]) -> bool:
+    return any(get(f"data.{name}") is not None for name in SOURCES)
+
+
+def _is_vit(get: Callable[[str], Any]) -> bool:
+    return str(get("model.arch")).startswith("vit_")
+
+
 _augment = partial(default_of, "augmentation.policy:aug_transforms")
 _fine_tune = partial(default_of, "optim.schedule:fine_tune_schedule")
 # The settings' own defaults suit the digits, which are tiny, and which become other characters when
 # they are mirrored or cut.
 CASES = (
     Case(
+        "for your own pictures with a ViT",
+        lambda get: _own_pictures(get) and _is_vit(get),
+        # The position embeddings of most weights were learned for this size.
+        {"data.presize": 336, "data.size": 224},
+    ),
+    Case(
+        "for your own pictures, except with a ViT",
+        lambda get: _own_pictures(get) and not _is_vit(get),
+        {"data.presize": 192, "data.size": 128},
+    ),
+    Case(
         "for your own pictures",
-        lambda get: any(get(f"data.{name}") is not None for name in SOURCES),
+        _own_pictures,
         {
-            "data.presize": 192,
-            "data.size": 128,
             "data.batch_size": 32,
             "fit.epochs": None,
             "augment.do_flip": _augment("do_flip"),
@@ -90,14 +108,33 @@ def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], An
         5.0
         >>> value_of("fit.div", {"data.path": "photos"}, own.get)  # fine_tune is the default then
         5.0
+        >>> own = {"data.presize": 40, "data.size": 32}
+        >>> value_of("data.presize", {"data.path": "photos", "data.size": 224}, own.get)
+        336
     """
     if key in given:
         return given[key]
     get = partial(value_of, given=given, own_default=own_default)
     for case in CASES:
         if key in case.defaults and case.holds(get):
-            return case.defaults[key]
-    return own_default(key)
+            default = case.defaults[key]
+            break
+    else:
+        default = own_default(key)
+    if key == "data.presize" and "data.size" in given:
+        others = {name: value for name, value in given.items() if name != "data.size"}
+        size = value_of("data.size", others, own_default)
+        return max(default, _in_proportion(default, size, given["data.size"]))
+    return default
+
+
+def _in_proportion(presize: int, size: int, chosen: Any) -> int:
+    """Returns the presize that is in the same proportion to a chosen size as the default one."""
+    try:
+        longest = max(height_and_width(parse_size(chosen)))
+    except ValueError:  # the validation of the size says what is wrong
+        return presize
+    return min(-(-longest * presize // size), MAX_SIDE)
 
 
 def chosen(values: Mapping[str, Any], own_default: Callable[[str], Any]) -> dict[str, Any]:

@@ -161,12 +161,15 @@ class DataConfig(Section):
         "data.presize",
         40,
         "side of the presized pictures in pixels: the short one with crop, the long one with pad, "
-        "both with squish",
+        "both with squish; by default larger in proportion if size is larger than its default",
         ge=8,
         le=MAX_SIDE,
     )
     size: DataSize = setting(
-        "data.size", 32, "side of the network's input in pixels, or height x width, as in 224x160"
+        "data.size",
+        32,
+        "side of the network's input in pixels; height x width, as in 224x160; or weights, the "
+        "size that the weights were tested at",
     )
     method: Literal["crop", "squish", "pad"] = Field(
         default_of("framing:Framing", "method"),

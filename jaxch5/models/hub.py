@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxch5.errors import WeightsError
 from jaxch5.models.reader import NEEDS_TORCH, reason_of
@@ -104,65 +106,89 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
             only in PyTorch's format and PyTorch is not installed.
     """
     for name in FILES:
-        file, is_new = _file(place, name, place.revision, cache, endpoint)
-        if file:
+        file, commit = _look(place, name, place.revision, cache, endpoint)
+        if file or commit:
             break
     else:
         raise WeightsError(f"{place.repository}: holds neither {' nor '.join(FILES)}")
+    is_new = file is None
+    if file is None:
+        if not place.known:
+            # The description comes first: if the process ends in between, the next one does not
+            # find weights that seem to have none.
+            _file(place, DESCRIPTION, commit, cache, endpoint)
+        file = _download(place, name, place.revision, cache, endpoint)
     if is_new or not place.known:
         try:
             # The description is from the same commit as the weights, so that it matches them.
             _file(place, DESCRIPTION, file.parent.name, cache, endpoint)
-        except BaseException as error:
-            if is_new and not place.known:
-                # Without their description, the weights would later be read as if they had none.
-                # Only their name is removed; their content stays in the cache.
-                file.unlink(missing_ok=True)
-            if is_new or not isinstance(error, WeightsError):
+        except WeightsError:
+            if is_new:
                 raise
     return file
 
 
 def _file(
     place: Place, name: str, revision: str | None, cache: Path | None, endpoint: str | None
-) -> tuple[Path | None, bool]:
-    """Returns a file's path in the cache (None if the hub lacks it), and whether it is new."""
+) -> Path | None:
+    """Returns a file's path in the cache, into which it is fetched; None if the hub lacks it."""
+    file, commit = _look(place, name, revision, cache, endpoint)
+    return _download(place, name, revision, cache, endpoint) if commit else file
+
+
+def _look(
+    place: Place, name: str, revision: str | None, cache: Path | None, endpoint: str | None
+) -> tuple[Path | None, str | None]:
+    """Returns a file's path in the cache, or else the commit that has it on the hub, if any has."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    repository = place.repository
-    file = hub.try_to_load_from_cache(repository, name, cache, revision)
+    file = hub.try_to_load_from_cache(place.repository, name, cache, revision)
     if isinstance(file, str):
-        return Path(file), False
-    url = hub.hf_hub_url(repository, name, revision=revision, endpoint=endpoint)
-    try:
-        # One request is made beforehand, since a failing download retries for most of a minute.
-        said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
+        return Path(file), None
+    url = hub.hf_hub_url(place.repository, name, revision=revision, endpoint=endpoint)
+    with _explained(place, revision, url):
+        try:
+            # One request is made beforehand, since a failing download retries for most of a minute.
+            said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
+        except errors.RemoteEntryNotFoundError:
+            return None, None
         # huggingface-hub makes paths from the ETag and the commit, wherever these paths lead.
         for each in (said.etag, said.commit_hash):
-            if each is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", each):
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", str(each)):
                 raise OSError(f"it names a file {each!r}")
         if Path(name).suffix in PICKLES and importlib.util.find_spec("torch") is None:
-            raise WeightsError(f"{repository}: the hub has only its {name}; {NEEDS_TORCH}")
-        fetched = hub.hf_hub_download(
-            repository,
-            name,
-            revision=revision,
-            cache_dir=cache,
-            endpoint=endpoint,
-            etag_timeout=ANSWER_SECONDS,
-        )
-        return Path(fetched), True
-    except errors.RemoteEntryNotFoundError:
-        return None, False
+            raise WeightsError(f"{place.repository}: the hub has only its {name}; {NEEDS_TORCH}")
+        return None, said.commit_hash
+
+
+def _download(
+    place: Place, name: str, revision: str | None, cache: Path | None, endpoint: str | None
+) -> Path:
+    import huggingface_hub as hub
+
+    where: dict[str, Any] = {"revision": revision, "endpoint": endpoint}
+    with _explained(place, revision, hub.hf_hub_url(place.repository, name, **where)):
+        where |= {"cache_dir": cache, "etag_timeout": ANSWER_SECONDS}
+        return Path(hub.hf_hub_download(place.repository, name, **where))
+
+
+@contextmanager
+def _explained(place: Place, revision: str | None, url: str) -> Iterator[None]:
+    """Turns errors of a request into a `WeightsError` that says what can be done."""
+    from huggingface_hub import errors
+
+    try:
+        yield
     except errors.RevisionNotFoundError:
-        raise WeightsError(f"{repository}@{revision}: the hub has no such revision") from None
+        raise WeightsError(f"{place.repository}@{revision}: the hub has no such revision") from None
     except (errors.HTTPError, OSError) as error:
+        problem = f"{place.repository}: {_problem(error)}"
         if place.tags and isinstance(error, errors.RepositoryNotFoundError):
-            raise WeightsError(f"{repository}: {_problem(error)}; {place.tags}") from None
+            raise WeightsError(f"{problem}; {place.tags}") from None
         raise WeightsError(
-            f"{repository}: {_problem(error)} ({reason_of(error)}); download {url} elsewhere and "
-            "pass the file with --model.weights PATH"
+            f"{problem} ({reason_of(error)}); download {url} elsewhere and pass the file with "
+            "--model.weights PATH"
         ) from None
 
 

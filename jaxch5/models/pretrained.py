@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from jaxch5.errors import WeightsError
+from jaxch5.framing import Size
 from jaxch5.models.convert import architecture_of, classes_of_head, find_network
 from jaxch5.models.hub import FILES, fetch, place_of
 from jaxch5.models.provenance import known_of
@@ -37,6 +38,7 @@ class Pretrained(NamedTuple):
         left_out: Names of the file's entries that belong to neither the body nor a known head.
         others: Other parts of the file that hold a network.
         view: View with which the weights were tested; `WHOLE` if it is not known.
+        size: Size of the pictures on which the weights were tested; None if it is not known.
         licence: Licence of the weights; None if it is not known.
         remarks: Other facts about the weights that a message should state.
         record: Record of the epoch that ended with the weights, if they are a run's; {} if not, or
@@ -51,6 +53,7 @@ class Pretrained(NamedTuple):
     left_out: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     view: View = WHOLE
+    size: Size | None = None
     licence: str | None = None
     remarks: tuple[str, ...] = ()
     record: Mapping[str, Any] = {}
@@ -128,7 +131,9 @@ def from_file(
     try:
         if spec.names is None:
             read, remarks = _of_flax(tensors), known.remarks
-            return Pretrained(read, *known[:2], str(path), known.source, remarks=remarks)
+            colours, classes, source = known[:3]
+            own = Pretrained(read, colours, classes, str(path), source, remarks=remarks)
+            return own._replace(size=known.size)
         found = find_network(tensors, spec, part, head)
         if spec.recognizes and (holds := architecture_of(found.entries)) not in (spec.name, None):
             line = f"holds weights of {holds}, not of {spec.name} (--model.arch {holds})"
@@ -151,6 +156,7 @@ def from_file(
         tuple(left_out),
         tuple(f"#{other}" if other else "the file itself" for other in found.others),
         known.view,
+        known.size,
         known.licence,
         known.remarks,
     )

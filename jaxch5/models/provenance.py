@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -17,6 +16,7 @@ from pydantic import BaseModel, Field, FiniteFloat, Json, NonNegativeInt, Valida
 
 from jaxch5.config.ranges import PositiveShare, Share
 from jaxch5.errors import WeightsError
+from jaxch5.framing import Size, parse_size
 from jaxch5.models.hub import FILES
 from jaxch5.models.registry import architectures
 from jaxch5.models.spec import IMAGENET, HubWeights, ModelSpec, Normalization
@@ -77,6 +77,7 @@ class Known(NamedTuple):
         classes: Names of the head's classes; None if these are not known.
         source: Where the normalization is stated, for messages.
         view: View with which the weights were tested; `WHOLE` if it is not known.
+        size: Size of the pictures on which the weights were tested; None if it is not known.
         licence: Licence of the weights; None if it is not known.
         remarks: Other facts about the weights that a message should state.
         outputs: Numbers of outputs that the head is said to have, each preceded by the place where
@@ -87,6 +88,7 @@ class Known(NamedTuple):
     classes: tuple[str, ...] | None
     source: str
     view: View = WHOLE
+    size: Size | None = None
     licence: str | None = None
     remarks: tuple[str, ...] = ()
     outputs: tuple[tuple[str, int], ...] = ()
@@ -128,7 +130,7 @@ def known_of(
     found = {}
     if given is None and (own := _normalization(said, f"{path}: its metadata")):
         found["its metadata"] = own
-    more = _view(vars(said)), said.licence, remark_on_size(hub.size if hub else said.size)
+    more = _view(vars(said)), size_of(hub.size if hub else said.size), said.licence
     known = Known(spec.normalization, said.classes, "", *more)
     passed_over, by_timm = [], False
     for file in (path.parent / name for name in (BESIDE if beside else ())):
@@ -179,26 +181,23 @@ def known_of(
     return known._replace(normalization=normalization, source=" and ".join(found))
 
 
-def remark_on_size(size: Any) -> tuple[str, ...]:
-    """Returns the remark on the size of the pictures on which weights were tested.
-
-    Args:
-        size: Side, or height and width, as a number or numbers or as their text.
+def size_of(said: Any) -> Size | None:
+    """Returns the size that weights state for the pictures they were tested on; None if it is none.
 
     Example:
-        >>> remark_on_size(224), remark_on_size("[64, 96]"), remark_on_size("large")
-        (('tested at 224 pixels',), ('tested at 64x96 pixels',), ())
+        >>> size_of(224), size_of("[64, 96]"), size_of("large"), size_of(None)
+        (224, (64, 96), None, None)
     """
-    if not re.fullmatch(r"\d+|[\[(]\d+, \d+[\])]", str(size)):
-        return ()
-    sides = dict.fromkeys(re.findall(r"\d+", str(size)))
-    return (f"tested at {'x'.join(sides)} pixels",)
+    try:
+        return parse_size(said)
+    except ValueError:
+        return None
 
 
 def _with_timms(known: Known, file: Path, said: TimmDescription) -> Known:
     """Adds what timm's description of weights says to what is known about them."""
     size, filter = said.test_input_size or said.input_size, said.interpolation
-    remarks = [*(remark_on_size(size and size[1:]) or known.remarks)]
+    remarks = [*known.remarks]
     if filter and filter not in INTERPOLATIONS:
         remarks.append(f"their filter {filter} is not known here (--data.interpolation)")
         filter = None
@@ -210,6 +209,7 @@ def _with_timms(known: Known, file: Path, said: TimmDescription) -> Known:
     view = {"crop_pct": said.test_crop_pct or said.crop_pct, "interpolation": filter}
     return known._replace(
         view=view_of(view, known.view),
+        size=size_of(size and size[1:]) or known.size,
         licence=known.licence or said.license,
         remarks=tuple(remarks),
         outputs=tuple(outputs),

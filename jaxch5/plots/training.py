@@ -126,7 +126,7 @@ def plot_lr_find(
     # The axis leaves out the explosion at the end, which would flatten the valley.
     low, high = min(losses), max(losses[: max(2, len(losses) // 2)])
     axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
-    axes.set(xscale="log", xlabel="learning rate", ylabel="smooth loss")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss")
     if suggested or recommended:
         # A curve may leave no corner free; the legend needs a background to be readable over it.
         axes.legend(framealpha=0.9, edgecolor="none")
@@ -165,7 +165,7 @@ def plot_transfer_profile(
         axes.plot(
             [place] * len(values), [unit * v for v in values], ".", color="tab:blue", alpha=0.5
         )
-    axes.plot(places, means, "o-", color="tab:blue", label="transferred and frozen so far")
+    axes.plot(places, means, "o-", color="tab:blue", label="pretrained, with frozen stages")
     mean = unit * float(np.mean(scratch))
     axes.axhline(
         mean,

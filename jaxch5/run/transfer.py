@@ -12,10 +12,14 @@ import flax.linen as nn
 import jax
 from jaxtyping import PyTree
 
+from jaxch5.config.cases import value_of
+from jaxch5.config.section import own_default
+from jaxch5.config.toml import deep_update, flat
 from jaxch5.errors import CheckpointError, ConfigError, WeightsError
+from jaxch5.framing import size_text
 from jaxch5.metrics import Record
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub, holds_weights
-from jaxch5.models.provenance import SETTINGS, remark_on_size
+from jaxch5.models.provenance import SETTINGS, size_of
 from jaxch5.models.reader import refuse_damaged
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
@@ -85,6 +89,32 @@ def find_weights(
     if normalization is None:
         return found
     return found._replace(normalization=normalization, normalized_by=SETTINGS)
+
+
+def with_tested_size(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings with the size that their weights were tested at as `data.size`.
+
+    Args:
+        values: Settings, nested as in a configuration, whose `data.size` is "weights".
+
+    Raises:
+        ConfigError: There are no weights, or they do not state a size.
+        WeightsError: The weights cannot be fetched or read, or do not fit.
+    """
+    given = flat(values)
+    del given["data.size"]
+    weights, arch = (value_of(f"model.{name}", given, own_default) for name in ("weights", "arch"))
+    reason = "there are no weights (--model.weights)"
+    if weights == "auto":
+        weights, _ = available(arch)
+        reason = "no ImageNet weights can be fetched"
+    size = None
+    if weights != "none":
+        size = find_weights(weights, arch).size
+        reason = f"the size at which {weights} was tested is not known"
+    if size is None:
+        raise ConfigError(f"data.size = weights: {reason}; choose a number, as in --data.size 224")
+    return deep_update(values, {"data": {"size": size_text(size)}})
 
 
 def available(arch: str | ModelSpec) -> tuple[str, str]:
@@ -172,6 +202,8 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
         parts.append(
             f"evaluation sees {share} of the short side, with a {view.interpolation} filter"
         )
+    if pretrained.size is not None:
+        parts.append(f"tested at {size_text(pretrained.size)} pixels")
     parts += pretrained.remarks
     if pretrained.licence:
         forbids = re.search(FORBIDS, pretrained.licence, re.IGNORECASE)
@@ -221,9 +253,9 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         refuse_damaged(variables)
         normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         classes, view = tuple(about["classes"]), view_of(about)
-        remarks = remark_on_size({**about.get(CONDITIONS, {})}.get("size"))
+        size = size_of({**about.get(CONDITIONS, {})}.get("size"))
         found = Pretrained(variables, normalization, classes, str(path), "the run", view=view)
-        return found._replace(licence=about.get("licence"), remarks=remarks, record=record)
+        return found._replace(size=size, licence=about.get("licence"), record=record)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:

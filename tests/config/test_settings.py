@@ -50,6 +50,28 @@ def test_pictures_of_ones_own_have_other_defaults():
     assert not Config().augment.do_flip
 
 
+@pytest.mark.parametrize(
+    ("arch", "size", "expected"),
+    [
+        ("resnet18", None, (192, 128)),
+        ("resnet18", 128, (192, 128)),
+        ("resnet18", 64, (192, 64)),
+        ("resnet18", 224, (336, 224)),
+        ("resnet18", "100x225", (338, (100, 225))),
+        ("resnet18", 4096, (4096, 4096)),
+        ("vit_small_patch14_dinov2", None, (336, 224)),
+        ("vit_base_patch16_224", 384, (576, 384)),
+    ],
+)
+def test_presize_leaves_room_for_a_crop_whatever_the_size(arch, size, expected):
+    data = {"path": "photos"} | ({"size": size} if size else {})
+    config = Config.model_validate({"data": data, "model": {"arch": arch}})
+    assert (config.data.presize, config.data.size) == expected
+    assert "presize" not in config.data.model_fields_set
+    digits = Config.model_validate({"data": {"size": 64}})
+    assert digits.data.presize == 80
+
+
 def test_a_path_is_kept_absolute_so_that_a_run_can_be_taken_up_from_elsewhere():
     assert Config.model_validate({"data": {"path": "photos"}}).data.path == Path.cwd() / "photos"
 

@@ -72,7 +72,8 @@ class Hub:
 
     `repositories` maps the name of each repository, or NAME@REVISION, to its files, which are in
     turn keyed by name. `trouble` makes the server misbehave: it is the status of every answer, or
-    "hangs up", "other size", "a path for an etag" or "a path for a commit".
+    "hangs up", "no description", "no weights", "other size", "a path for an etag" or "a path for a
+    commit".
     """
 
     def __init__(self, repositories):
@@ -125,6 +126,8 @@ class Hub:
                     return
                 if isinstance(hub.trouble, int):
                     self.send_error(hub.trouble)
+                elif hub.trouble == "no weights" and elsewhere and not described:
+                    self.send_error(403)
                 elif isinstance(content, int):
                     self.send_response(content)
                     self.send_header("X-Error-Code", commit)

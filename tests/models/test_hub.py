@@ -151,7 +151,7 @@ def test_what_timm_writes_is_read_from_the_hub_and_written_again_to_the_bit(peer
             np.testing.assert_array_equal(written[name], value, name)
         said = json.loads((folder / CONFIG).read_text())["pretrained_cfg"]
         size = said.get("test_input_size", said["input_size"])[1]
-        assert found.remarks == (f"tested at {size} pixels",)
+        assert (found.size, found.remarks) == (size, ())
         crop = said.get("test_crop_pct", said["crop_pct"])
         assert found.view == View(crop, said["interpolation"])
         assert found.normalization == Normalization(tuple(said["mean"]), tuple(said["std"]))
@@ -218,7 +218,7 @@ def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path
     known = from_hub("resnet18", tmp_path, hub.endpoint, TAG)
     assert (known.view, known.licence) == (View(0.875), "cc-by-nc-4.0")
     assert (known.normalization, known.normalized_by) == (IMAGENET, TAG)
-    assert known.remarks == ("tested at 224 pixels",)
+    assert (known.size, known.remarks) == (224, ())
     unknown = from_hub("resnet18", tmp_path, hub.endpoint, "me/mine")
     assert (unknown.view, unknown.licence) == (WHOLE, None)
     assert "nothing says which values the weights were trained with" in unknown.normalized_by
@@ -235,8 +235,10 @@ def test_a_licence_and_a_size_that_the_description_lacks_are_those_of_the_tag(
     hub = serve({TAG: {**swsl, CONFIG: json.dumps(said).encode()}})
     found = from_hub("resnet18", tmp_path, hub.endpoint, TAG)
     assert (found.normalized_by, found.licence) == (CONFIG, "cc-by-nc-4.0")
-    crop = "tested with the crop mode squash (--data.method)"
-    assert found.remarks == ("tested at 224 pixels", crop)
+    assert (found.size, found.remarks) == (
+        224,
+        ("tested with the crop mode squash (--data.method)",),
+    )
 
 
 def test_of_all_licences_of_known_weights_those_that_forbid_commercial_use_are_told(variables):
@@ -312,8 +314,18 @@ def test_weights_whose_description_did_not_arrive_are_not_read_without_it(serve,
     hub.trouble = None
     found = from_hub("resnet18", tmp_path, hub.endpoint, "me/mine")
     assert found.normalization == Normalization((0.5,) * 3, (0.5,) * 3)
-    # Each file is asked for at the hub, and again where the hub says that it is.
     assert hub.asked["GET"] == 2
+
+
+def test_the_description_of_unknown_weights_is_fetched_before_them(serve, swsl, tmp_path):
+    """So a process that is killed in between leaves no weights that seem to have no description."""
+    hub = serve({"me/mine": swsl})
+    hub.trouble = "no weights"
+    for _ in range(2):
+        said = refusal(from_hub, "resnet18", tmp_path, hub.endpoint, "me/mine")
+        assert "me/mine: the hub" in said
+        assert [*tmp_path.glob("*/snapshots/*/config.json")]
+        assert not [*tmp_path.glob("*/snapshots/*/model.safetensors")]
 
 
 def test_known_weights_whose_description_did_not_arrive_can_be_used_offline(
@@ -435,5 +447,5 @@ def test_what_was_said_travels_with_a_learners_file_and_an_export(folder, tmp_pa
     (folder / CONFIG).unlink()
     again = find_weights(tmp_path / "safetensors.safetensors", "resnet18d")
     assert (again.view, again.licence) == (View(0.95, "bicubic"), "apache-2.0")
-    assert again.remarks == ("tested at 32 pixels",)
+    assert again.size == 32
     assert learn._about()["licence"] == "apache-2.0"

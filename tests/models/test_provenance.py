@@ -47,11 +47,11 @@ def test_timms_own_description_is_heard(folder):
     found = known(folder)
     assert found[:3] == (HALF, None, "config.json")
     assert (found.view, found.licence) == (View(1.0, "bicubic"), "apache-2.0")
-    assert found.remarks == ("tested at 288 pixels",)
+    assert (found.size, found.remarks) == (288, ())
     said = json.loads(TIMM.read_text())
     said["pretrained_cfg"]["crop_mode"] = "squash"
     (folder / "config.json").write_text(json.dumps(said))
-    assert known(folder).remarks[1:] == ("tested with the crop mode squash (--data.method)",)
+    assert known(folder).remarks == ("tested with the crop mode squash (--data.method)",)
 
 
 def test_where_nothing_is_known_that_is_said(folder):
@@ -115,7 +115,8 @@ def test_a_description_of_another_architecture_is_not_theirs(folder):
     assert (found.normalization, found.remarks) == (IMAGENET, (said,))
     assert known(folder, arch="resnet18", given=HALF).remarks == (said,)
     metadata = dict.fromkeys(("mean", "std"), json.dumps(HALF.mean)) | {"size": "64"}
-    assert known(folder, metadata, "resnet18").remarks == ("tested at 64 pixels", said)
+    found = known(folder, metadata, "resnet18")
+    assert (found.size, found.remarks) == (64, (said,))
 
 
 def test_another_architecture_is_a_contradiction_only_where_the_file_must_be_meant(folder):

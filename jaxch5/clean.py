@@ -22,7 +22,7 @@ from jaxch5.errors import ConfigError
 from jaxch5.run.directory import RunDir, locked, open_run
 from jaxch5.training.interrupts import Terminated
 from jaxch5.util.address import expanded
-from jaxch5.util.files import to_json, write_file
+from jaxch5.util.files import to_json
 from jaxch5.util.loopback import HOST, listening, serve
 from jaxch5.util.text import counted, print_line
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 SUSPECTS, ANSWERS, LABELS = "suspects.json", "answers.jsonl", "labels.csv"
 # Name of the file with the settings for training on the corrected labels.
-SETTINGS = "labels.toml"
 # Settings that find, label and split pictures; labels.csv takes the place of all of them.
 OF_THE_SET = (
     *("path", "archive", "sha256", "tfds", "tfds_dir", "root", "pattern", "train", "valid"),
@@ -215,19 +214,18 @@ def written(
     drop = options.unsure == "drop"
     now = corrected(rows, by_picture(log.answers), drop)
     is_run = directory.checkpoints.is_dir()
-    edited = write_labels(path, now, directory.path if is_run else None)
-    settings = path.with_name(SETTINGS)
-    write_file(settings, to_toml(settings_of(options.settings(), path)).encode())
+    settings = to_toml(settings_of(options.settings(), path))
+    kept = write_labels(path, now, directory.path if is_run else None, settings)
     lines = [summary(now, drop), *remarks(rows, now)]
-    if edited:
-        lines.append(
-            f"{path} did not match its record, so it may have been edited; it is replaced, and the "
-            f"former table is kept as {edited}"
-        )
+    lines += [
+        f"{file} did not match its record, so it may have been edited; it is replaced, and the "
+        f"former file is kept as {edited}"
+        for file, edited in kept.items()
+    ]
     lines.append(f"{counted(len(now.rows), 'picture')} with corrected labels: {path}")
     return {
         "lines": lines,
-        "command": shlex.join(("jaxch5", "train", "--config", str(settings))),
+        "command": shlex.join(("jaxch5", "train", "--config", str(path.with_suffix(".toml")))),
         "labels": str(path),
         "pictures": len(now.rows),
         "relabelled": now.relabelled.total(),

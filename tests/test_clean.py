@@ -419,12 +419,15 @@ def test_no_browser_and_no_page_are_needed_to_write(cleaned, capsys):
     assert said["pictures"] == 40
     assert said["command"] in err
     assert called(capsys, cleaned, "--write", "--port", "1")[0] == 2
-    # A table that was written just before the command was killed lacks its record, too.
-    (cleaned / "labels.json").unlink()
+    for name in ("labels.csv", "labels.toml"):
+        text = (cleaned / name).read_text()
+        (cleaned / name).write_text(f"{text}# mine\n")
     status, out, err = called(capsys, cleaned, "--write")
     assert status == 0, err
-    assert "labels.csv did not match its record, so it may have been edited; it is rep" in out
-    assert (cleaned / "labels-edited.csv").read_text() == (cleaned / "labels.csv").read_text()
+    for name in ("labels.csv", "labels.toml"):
+        assert f"{name} did not match its record, so it may have been edited; it is repl" in out
+        edited = cleaned / name.replace(".", "-edited.")
+        assert edited.read_text() == (cleaned / name).read_text() + "# mine\n"
 
 
 def test_suspects_that_are_not_in_the_set_any_more_are_counted(cleaned, pictures, serve):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections import Counter
@@ -18,8 +19,9 @@ from jaxch5.results.answers import CLASS, DROP, UNSURE, Answer, Key
 from jaxch5.util.files import sha256_of, to_json, unused, write_file
 from jaxch5.util.text import composed, counted, is_text
 
-# Suffix of the file beside a table of corrected labels; the file records what was corrected.
-ABOUT = ".json"
+# Suffixes of the files beside a table of corrected labels: the record of what was corrected, and
+# the settings for training on the table.
+ABOUT, SETTINGS = ".json", ".toml"
 
 
 class Row(NamedTuple):
@@ -161,59 +163,80 @@ def summary(now: Corrections, drop_unsure: bool) -> str:
     return f"{kept:,} kept, {moved:,} relabelled, {kinds[DROP]:,} dropped, {unsure}"
 
 
-def write_labels(path: Path, now: Corrections, run: Path | None) -> Path | None:
-    """Writes a table of corrected labels, and beside it a record of what changed, each atomically.
+def write_labels(
+    path: Path, now: Corrections, run: Path | None, settings: str = ""
+) -> dict[Path, Path]:
+    """Writes a table of corrected labels, with settings and a record beside it, each atomically.
 
-    A table that does not match its record, as after an edit, is kept under another name.
+    A table or settings that do not match the record, as after an edit, are kept under another name.
 
     Args:
-        path: CSV file to write; the record's name is the same, but with the suffix `.json`.
+        path: CSV file to write. The names of the settings and of the record are the same, but with
+            the suffixes `.toml` and `.json`.
         now: Corrected labels.
         run: Run whose labels were corrected, if there is one.
+        settings: Settings for training on the table, as TOML; "" writes none.
 
     Returns:
-        New path of the former table if it did not match its record; otherwise None.
+        New paths of the files that did not match the record, keyed by their former paths.
 
     Raises:
-        CheckpointError: The table or the record cannot be written, or a former table cannot be read
-            and thus not be kept.
+        CheckpointError: A file cannot be written, or a former one cannot be read and thus not be
+            kept.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "labels.csv"
-        >>> assert write_labels(path, corrected([Row("/1.jpg", "cat", True)], {}), None) is None
+        >>> write_labels(path, corrected([Row("/1.jpg", "cat", True)], {}), None)
+        {}
         >>> path.read_text().split()
         ['image,label,is_valid', '/1.jpg,cat,True']
         >>> about_labels(path)["relabelled"]
         []
     """
-    edited = None
-    about = about_labels(path)
-    if path.exists() and (about is None or about["edited"]):
-        edited = unused(path.with_name(f"{path.stem}-edited"), path.suffix)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"{path}: cannot be read, so it is not replaced: {error.strerror}; rename it"
-            ) from None
-        write_file(edited, content)
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(("image", "label", IS_VALID))
     writer.writerows(now.rows)
     # A file's name may hold bytes that are not valid text; they are written and read unchanged.
-    write_file(path, table.getvalue().encode("utf-8", "surrogateescape"))
+    files = {path: table.getvalue().encode("utf-8", "surrogateescape")}
+    if settings:
+        files[path.with_suffix(SETTINGS)] = settings.encode()
+    about = about_labels(path) or {}
+    recorded = {path: about.get("labels"), path.with_suffix(SETTINGS): about.get("settings")}
+    kept = {}
+    for file, content in files.items():
+        if edited := _kept_if_edited(file, recorded[file], content):
+            kept[file] = edited
+        write_file(file, content)
     record = {
         "format": 1,
         "run": run and str(run),
         "labels": sha256_of(path),
+        "settings": sha256_of(path.with_suffix(SETTINGS)) if settings else None,
         "pictures": len(now.rows),
         "relabelled": [(*key, count) for key, count in now.relabelled.most_common()],
         "dropped": [(*key, count) for key, count in now.dropped.most_common()],
         "unsure": now.kinds[UNSURE],
     }
     write_file(path.with_suffix(ABOUT), to_json(record).encode() + b"\n")
+    return kept
+
+
+def _kept_if_edited(file: Path, digest: str | None, new: bytes) -> Path | None:
+    """Copies a file that has neither the recorded digest nor the new content; returns the copy."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(
+            f"{file}: cannot be read, so it is not replaced: {error.strerror}; rename it"
+        ) from None
+    if content == new or hashlib.sha256(content).hexdigest() == digest:
+        return None
+    edited = unused(file.with_name(f"{file.stem}-edited"), file.suffix)
+    write_file(edited, content)
     return edited
 
 

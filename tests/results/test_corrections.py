@@ -112,15 +112,21 @@ def test_what_was_corrected_is_beside_the_table_for_as_long_as_it_is_true(tmp_pa
     assert about_labels(tmp_path / "others.csv") is None
 
 
-def test_a_table_that_was_edited_by_hand_is_kept(tmp_path):
-    path, now = tmp_path / "labels.csv", corrected(ROWS, {})
-    assert [write_labels(path, now, None) for _ in range(2)] == [None, None]
-    written = path.read_text()
-    for name in ("labels-edited.csv", "labels-edited-2.csv"):
-        path.write_text(f"{written}/mine.jpg,cat,False\n")
-        assert write_labels(path, now, None) == tmp_path / name
-        assert (tmp_path / name).read_text().endswith("/mine.jpg,cat,False\n")
-        assert path.read_text() == written
+@pytest.mark.parametrize("suffix", [".csv", ".toml"])
+def test_a_table_or_settings_that_were_edited_by_hand_are_kept(tmp_path, suffix):
+    path, now, settings = tmp_path / "labels.csv", corrected(ROWS, {}), "seed = 1\n"
+    assert [write_labels(path, now, None, settings) for _ in range(2)] == [{}, {}]
+    file = path.with_suffix(suffix)
+    written = file.read_text()
+    for name in (f"labels-edited{suffix}", f"labels-edited-2{suffix}"):
+        file.write_text(f"{written}# mine\n")
+        assert write_labels(path, now, None, settings) == {file: tmp_path / name}
+        assert (tmp_path / name).read_text().endswith("# mine\n")
+        assert file.read_text() == written
+    # What the command itself wrote is replaced, whatever the new labels and settings are.
+    changed = corrected(ROWS, answers((0, "class", "dog")))
+    assert write_labels(path, changed, None, "seed = 2\n") == {}
+    assert (path.with_suffix(".toml")).read_text() == "seed = 2\n"
 
 
 def test_a_table_that_cannot_be_read_is_not_replaced(tmp_path):

@@ -108,8 +108,9 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
         lambda: options.settings_with_weights(partial(print_line, console))
     )
     config = as_decided(config, data.source)
-    if data.train.batch_size != config.data.batch_size:
-        config = config.model_copy(update={"data": {"batch_size": data.train.batch_size}})
+    decided = {"batch_size": data.train.batch_size, "presize": data.presize}
+    if others := {name: of for name, of in decided.items() if of != getattr(config.data, name)}:
+        config = config.model_copy(update={"data": others})
     if config.fit.epochs is None:
         config = with_epochs(config, len(data.train.items))
         epochs, of = config.fit.passes, counted(len(data.train.items), "picture")

@@ -11,10 +11,12 @@ from rich.console import Console
 
 from jaxch5.cli import run
 from jaxch5.config.building import load_data
-from jaxch5.config.settings import Config
+from jaxch5.config.settings import Config, from_toml
+from jaxch5.errors import ConfigError
 from jaxch5.learner import vision_learner
 from jaxch5.pack import PackOptions, pack
 from jaxch5.show import ShowOptions, show
+from jaxch5.train import TrainOptions, train
 from jaxch5.verify import VerifyOptions, verify
 
 
@@ -83,6 +85,29 @@ def test_a_packed_set_trains_with_its_own_split(split_and_packed):
     learn.console = Console(file=io.StringIO())
     learn.fit_one_cycle(1, 1e-2)
     assert np.isfinite(learn.records[-1]["train_loss"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({"size": 32}, 36), ({"size": 32, "presize": 34}, 34), ({}, None)]
+)
+def test_the_default_presize_is_at_most_that_of_the_packed_set(split_and_packed, given, expected):
+    """If the set is smaller than the network's input, an error says what it was packed at."""
+    config = Config.model_validate({"data": {"path": split_and_packed, "batch_size": 8, **given}})
+    if expected:
+        assert load_data(config).presize == expected
+    else:
+        with pytest.raises(ConfigError, match="presize = 192: the pictures were packed at 36"):
+            load_data(config)
+
+
+@pytest.mark.slow
+def test_a_run_records_the_presize_that_a_packed_set_gives_it(split_and_packed, tmp_path):
+    argv = [str(split_and_packed), "--data.size", "32", "--data.batch-size", "8"]
+    argv += ["--fit.epochs", "1", "--workdir", str(tmp_path / "run")]
+    assert run(train, TrainOptions, "train", argv) == 0
+    recorded = from_toml(tmp_path / "run" / "config.toml").data
+    assert (recorded.presize, recorded.size) == (36, 32)
+    assert run(train, TrainOptions, "train", ["--resume", str(tmp_path / "run")]) == 0
 
 
 def test_other_commands_take_it(split_and_packed, capsys):

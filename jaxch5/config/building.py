@@ -26,6 +26,7 @@ from jaxch5.data.sources.table import from_csv, is_table
 from jaxch5.data.split import Split, column_split, divide, folder_split, random_split
 from jaxch5.data.verify import check_heads, readable
 from jaxch5.errors import ConfigError
+from jaxch5.framing import height_and_width
 from jaxch5.util.address import Address
 from jaxch5.util.imports import load_function
 from jaxch5.util.text import counted
@@ -275,7 +276,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     block = DataBlock(
         source,
         split,
-        settings.presize,
+        _presize_of(settings, source),
         settings.size,
         policy_of(config.augment),
         sampler_of(settings.sampler),
@@ -284,3 +285,11 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     )
     data = block.load(batch_size, cache=settings.cache, seed=config.seed)
     return replace(data, devices=devices)
+
+
+def _presize_of(settings: DataConfig, source: Source) -> int:
+    """Returns the presize; if none was given, that of a packed set replaces a larger default."""
+    packed, given = source.presized, "presize" in settings.model_fields_set
+    if packed is None or given or packed < max(height_and_width(settings.size)):
+        return settings.presize
+    return min(packed, settings.presize)

@@ -20,6 +20,7 @@ from jaxch5.config.section import idle_settings
 from jaxch5.config.settings import Config, check_applies
 from jaxch5.config.toml import deep_update, explain, flat, known_keys, read_toml, to_toml, without
 from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
+from jaxch5.run.tested_size import with_tested_size
 from jaxch5.training.interrupts import StopAtOnce, Terminated, caller_decides
 from jaxch5.util.files import DRAWN_BY, to_json, write_file
 from jaxch5.util.libraries import empty_is_unset, seldom_collected, silent
@@ -188,12 +189,9 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
         given = deep_update(given, {"data": {"path": path}})
     file = options.settings_file(given)
     on_file = read_toml(shipped(file)) if file else {}
+    on_file, given = with_tested_size(on_file, given, prog)
     on_file, overruled = not_overruled(on_file, given, recorded="config" not in given)
     values = deep_update(on_file, given)
-    if flat(values).get("data.size") == "weights":
-        from jaxch5.run.transfer import with_tested_size
-
-        values = with_tested_size(values)
     try:
         parsed = options.model_validate(values)
     except ValidationError as error:

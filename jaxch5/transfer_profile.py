@@ -74,16 +74,20 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     stages = spec_of(config.model.arch).stages
     workdir = options.workdir
     begun = workdir if workdir and RunDir(workdir).config_file.is_file() else None
+    say = partial(print_line, console)
     if begun:
         directory, recorded = open_run(begun)
         may_change = MAY_MOVE * directory.pictures_file.exists()
+        if "presize" not in config.data.model_fields_set:
+            # The default depends on a packed set, and the run has what was decided then.
+            config = config.model_copy(update={"data": {"presize": recorded.data.presize}})
         if changed := [key for key in differing(config, recorded) if key not in may_change]:
             raise ConfigError(
                 f"{changed[0]}: the value differs from the one in {begun}; name another --workdir"
             )
-    say = partial(print_line, console)
     data, skipped = data_of(config, directory if begun else None, say, "name another --workdir")
     if not begun:
+        config = config.model_copy(update={"data": {"presize": data.presize}})
         directory = create_run(config, workdir)
     config = with_epochs(config, len(data.train.items))
     with locked(directory):
@@ -170,14 +174,19 @@ def measure(
 def _earlier(file: Path, console: Console) -> list[dict[str, Any]]:
     """Reads earlier results, and removes a last line that a killed process did not finish."""
     content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
+    end = content.rfind(b"\n") + 1
+    whole, last = content[:end], content[end:]
     try:
         points = [json.loads(line) for line in whole.splitlines()]
     except ValueError as error:
         raise CheckpointError(f"{file}: is damaged ({error}); name another --workdir") from None
-    if whole != content:
-        write_file(file, whole)
-        print_line(console, f"{file}: the last line is incomplete, so its training is repeated")
+    if last:
+        try:
+            points.append(json.loads(last))
+            write_file(file, content + b"\n")
+        except ValueError:
+            write_file(file, whole)
+            print_line(console, f"{file}: the last line is incomplete, so its training is repeated")
     return points
 
 

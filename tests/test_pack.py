@@ -96,7 +96,9 @@ def test_the_default_presize_is_at_most_that_of_the_packed_set(split_and_packed,
     if expected:
         assert load_data(config).presize == expected
     else:
-        with pytest.raises(ConfigError, match="presize = 192: the pictures were packed at 36"):
+        with pytest.raises(
+            ConfigError, match=r"data\.size = 128: .* packed at 36; choose --data\.si"
+        ):
             load_data(config)
 
 
@@ -123,5 +125,6 @@ def test_a_pattern_for_a_packed_set_is_an_error(split_and_packed, capsys):
 
 def test_a_packed_set_asks_for_no_more_than_it_has(split_and_packed, tmp_path, capsys):
     argv = ["--data.path", str(split_and_packed), "--out", str(tmp_path / "batch.png")]
+    argv += ["--data.presize", "192"]
     assert run(show, ShowOptions, "show", argv) == 2
     assert "--data.presize 36 or less" in capsys.readouterr().err

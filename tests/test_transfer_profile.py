@@ -77,6 +77,11 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     assert "profile.jsonl: earlier results lack f1\n" in captured.err
     assert started(*argv, "--fit.lr", "0.1") == 2
     assert "fit.lr: " in capsys.readouterr().err
+    # A last line that lacks only its end is kept.
+    (results / RESULTS).write_text((results / RESULTS).read_text().removesuffix("\n"))
+    assert started(*argv) == 0
+    assert json.loads(capsys.readouterr().out) == document
+    assert (results / RESULTS).read_text().endswith("}\n")
     (results / RESULTS).write_text(f"{whole}what is this\n")
     assert started(*argv) == 1
     assert f"{results / RESULTS}: is damaged (" in capsys.readouterr().err
@@ -107,6 +112,9 @@ def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, cap
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "1 picture was added since the run began and is left out"
     assert lines[1] == "40 pictures of 2 classes: 32 for training, 8 for validation"
+    # A presize that is not given is the recorded one, whatever its default is now.
+    words = [*map(str, argv), *SMALL[2:]]
+    assert run(transfer_profile, ProfileOptions, "jaxch5 transfer_profile", words) == 0
     config = settings_of_profile(options)
     again, _ = data_of(config, directory, lines.append)
     recorded = read_pictures(directory.pictures_file)

@@ -26,7 +26,7 @@ from jaxch5.data.sources.table import from_csv, is_table
 from jaxch5.data.split import Split, column_split, divide, folder_split, random_split
 from jaxch5.data.verify import check_heads, readable
 from jaxch5.errors import ConfigError
-from jaxch5.framing import height_and_width
+from jaxch5.framing import height_and_width, size_text
 from jaxch5.util.address import Address
 from jaxch5.util.imports import load_function
 from jaxch5.util.text import counted
@@ -289,7 +289,12 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
 
 def _presize_of(settings: DataConfig, source: Source) -> int:
     """Returns the presize; if none was given, that of a packed set replaces a larger default."""
-    packed, given = source.presized, "presize" in settings.model_fields_set
-    if packed is None or given or packed < max(height_and_width(settings.size)):
+    packed = source.presized
+    if packed is None or "presize" in settings.model_fields_set:
         return settings.presize
+    if packed < max(height_and_width(settings.size)):
+        raise ConfigError(
+            f"data.size = {size_text(settings.size)}: the pictures were packed at {packed}; choose "
+            f"--data.size {packed} or less, or pack them again with a larger --data.presize"
+        )
     return min(packed, settings.presize)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import ceil
 from typing import Any, NamedTuple
 
 from jaxch5.config.defaults import default_of
@@ -45,17 +46,18 @@ CASES = (
         "for your own pictures with a ViT",
         lambda get: _own_pictures(get) and _is_vit(get),
         # The position embeddings of most weights were learned for this size.
-        {"data.presize": 336, "data.size": 224},
+        {"data.size": 224},
     ),
     Case(
         "for your own pictures, except with a ViT",
         lambda get: _own_pictures(get) and not _is_vit(get),
-        {"data.presize": 192, "data.size": 128},
+        {"data.size": 128},
     ),
     Case(
         "for your own pictures",
         _own_pictures,
         {
+            "data.presize": 192,
             "data.batch_size": 32,
             "fit.epochs": None,
             "augment.do_flip": _augment("do_flip"),
@@ -121,20 +123,17 @@ def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], An
             break
     else:
         default = own_default(key)
-    if key == "data.presize" and "data.size" in given:
-        others = {name: value for name, value in given.items() if name != "data.size"}
-        size = value_of("data.size", others, own_default)
-        return max(default, _in_proportion(default, size, given["data.size"]))
-    return default
+    return _with_room(default, get) if key == "data.presize" else default
 
 
-def _in_proportion(presize: int, size: int, chosen: Any) -> int:
-    """Returns the presize that is in the same proportion to a chosen size as the default one."""
+def _with_room(presize: int, get: Callable[[str], Any]) -> int:
+    """Returns the default presize, or a larger one if the size of the network's input needs it."""
+    ratio = 1.5 if _own_pictures(get) else 1.25
     try:
-        longest = max(height_and_width(parse_size(chosen)))
+        longest = max(height_and_width(parse_size(get("data.size"))))
     except ValueError:  # the validation of the size says what is wrong
         return presize
-    return min(-(-longest * presize // size), MAX_SIDE)
+    return max(presize, min(ceil(ratio * longest), MAX_SIDE))
 
 
 def chosen(values: Mapping[str, Any], own_default: Callable[[str], Any]) -> dict[str, Any]:

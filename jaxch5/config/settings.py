@@ -161,7 +161,8 @@ class DataConfig(Section):
         "data.presize",
         40,
         "side of the presized pictures in pixels: the short one with crop, the long one with pad, "
-        "both with squish; by default larger in proportion if size is larger than its default",
+        "both with squish; by default at least a quarter larger than size, or half with your own "
+        "pictures",
         ge=8,
         le=MAX_SIDE,
     )

@@ -154,9 +154,9 @@ def _look(
         except errors.RemoteEntryNotFoundError:
             return None, None
         # huggingface-hub makes paths from the ETag and the commit, wherever these paths lead.
-        for each in (said.etag, said.commit_hash):
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", str(each)):
-                raise OSError(f"it names a file {each!r}")
+        for what, each in {"ETag": said.etag, "commit": said.commit_hash}.items():
+            if each is None or not re.fullmatch(r"[A-Za-z0-9_-]+", each):
+                raise OSError(f"it names the {what} {each!r}")
         if Path(name).suffix in PICKLES and importlib.util.find_spec("torch") is None:
             raise WeightsError(f"{place.repository}: the hub has only its {name}; {NEEDS_TORCH}")
         return None, said.commit_hash

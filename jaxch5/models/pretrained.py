@@ -16,10 +16,10 @@ from jaxch5.errors import WeightsError
 from jaxch5.framing import Size
 from jaxch5.models.convert import architecture_of, classes_of_head, find_network
 from jaxch5.models.hub import FILES, fetch, place_of
-from jaxch5.models.provenance import known_of
-from jaxch5.models.reader import read_weights, refuse_damaged
+from jaxch5.models.provenance import Known, known_of
+from jaxch5.models.reader import read_metadata, read_weights, refuse_damaged
 from jaxch5.models.registry import spec_of
-from jaxch5.models.spec import HubWeights, ModelSpec, Normalization
+from jaxch5.models.spec import IMAGENET, HubWeights, ModelSpec, Normalization
 from jaxch5.models.weights import import_network
 from jaxch5.util.libraries import empty_is_unset
 from jaxch5.view import WHOLE, View
@@ -90,7 +90,7 @@ def from_hub(
 
 def holds_weights(folder: Path) -> bool:
     """Checks whether a folder holds a file of weights with a name that is usual on the hub."""
-    return any((folder / name).is_file() for name in FILES)
+    return _inside(folder) is not None
 
 
 def from_file(
@@ -123,8 +123,8 @@ def from_file(
         WeightsError: A file cannot be read, files contradict each other, or the weights do not fit.
     """
     path, part = _part(path)
-    if path.is_dir() and (inside := [path / name for name in FILES if (path / name).is_file()]):
-        path, one = inside[0], True
+    if inside := _inside(path):
+        path, one = inside, True
     tensors, metadata = read_weights(path)
     spec = spec_of(arch)
     known = known_of(path, metadata, spec, normalization, beside, one, hub)
@@ -160,6 +160,21 @@ def from_file(
         known.licence,
         known.remarks,
     )
+
+
+def stated(path: Path, spec: ModelSpec, one: bool = False, hub: HubWeights | None = None) -> Known:
+    """Returns what is stated about weights, apart from their colours, without reading arrays.
+
+    Args:
+        path, spec, one, hub: See `from_file`, whose `arch` is `spec`.
+
+    Raises:
+        WeightsError: A description cannot be read, or contradicts the architecture.
+    """
+    path, _ = _part(path)
+    if inside := _inside(path):
+        path, one = inside, True
+    return known_of(path, read_metadata(path), spec, IMAGENET, True, one, hub)
 
 
 def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) -> Pretrained:
@@ -202,6 +217,11 @@ def _of_flax(tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
     )
     refuse_damaged(variables)
     return variables
+
+
+def _inside(folder: Path) -> Path | None:
+    """Returns the weights in a folder that is laid out like a repository on the hub, if it is."""
+    return next((folder / name for name in FILES if (folder / name).is_file()), None)
 
 
 def _part(path: Path) -> tuple[Path, str]:

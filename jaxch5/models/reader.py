@@ -76,13 +76,27 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     raise WeightsError(f"{path}: should end in .safetensors, .pth or .pt ({more} are read too)")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_metadata(path: Path) -> dict[str, str]:
+    """Returns the metadata of a file of weights, {} if it has none, without reading its arrays.
+
+    Raises:
+        WeightsError: There is no such file, or it cannot be read.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file of weights (--model.weights)")
+    return _read_safetensors(path, arrays=False)[1] if path.suffix == SAFETENSORS else {}
+
+
+def _read_safetensors(
+    path: Path, arrays: bool = True
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         # The other framework that is always installed, NumPy, has no bfloat16.
-        with safe_open(path, framework="flax") as file:
-            tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        with safe_open(path, framework="flax" if arrays else "numpy") as file:
+            names = file.keys() if arrays else ()
+            tensors = {name: np.asarray(file.get_tensor(name)) for name in names}
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(

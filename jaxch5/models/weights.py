@@ -31,7 +31,6 @@ from jaxch5.models.spec import HEAD, ModelSpec, VariablePath
 from jaxch5.util.text import counted
 
 # PyTorch's batch norm counts batches in this entry, and reads the count only if momentum is None.
-# Counts of a state dict are kept in a collection of this name, so that none of its entries is lost.
 COUNTER = "num_batches_tracked"
 
 
@@ -48,8 +47,7 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
 
     Returns:
         `{"params": ..., "batch_stats": ...}` in float32, without `head` if the state dict has none.
-        Numbers that are float32 in the state dict are unchanged. If its batch norms have counted
-        batches, the counts are in a collection `num_batches_tracked`, which no network reads.
+        Numbers that are float32 in the state dict are unchanged.
 
     Raises:
         WeightsError: An entry is missing, has a wrong shape, holds anything but finite floats, or
@@ -91,10 +89,7 @@ def import_network(
         WeightsError: As in `import_state_dict`.
     """
     spec = spec_of(arch)
-    entries: dict[str, Any] = {}
-    counts: dict[str, Any] = {}
-    for name, value in found.entries.items():
-        (counts if name.endswith(COUNTER) else entries)[name] = value
+    entries = {name: value for name, value in found.entries.items() if not name.endswith(COUNTER)}
     if spec.recognizes and not spec.recognizes(entries) and (holds := architecture_of(entries)):
         raise WeightsError(f"weights of {spec.name}: these are weights of {holds}")
     for kind in heads_of(spec, head):
@@ -117,33 +112,31 @@ def import_network(
             tensors[path] = as_floats(entries[name], spelled(name))
     _refuse(spec, "", misshapen)
     refuse_not_finite({spelled(entry.name): tensors[entry.path] for entry in wanted})
-    tree: dict[VariablePath, Any] = {
-        path: jnp.asarray(read(path, value)) for path, value in tensors.items()
-    }
-    for path, name, _ in wanted:
-        if counter := _counter_of(path, name):
-            count = np.asarray(counts.get(counter.name, 0), np.int64)
-            tree |= {counter.path: count} if count else {}
+    tree = {path: jnp.asarray(read(path, value)) for path, value in tensors.items()}
     return unflatten_dict(tree), [spelled(name) for name in others]
 
 
 def export_state_dict(
-    variables: Mapping[str, PyTree], arch: str | ModelSpec, library: str = "", head: str = ""
+    variables: Mapping[str, PyTree],
+    arch: str | ModelSpec,
+    library: str = "",
+    head: str = "",
+    counters: Mapping[str, Any] = {},
 ) -> dict[str, np.ndarray]:
     """Returns a state dict with PyTorch's names and layouts; see `import_state_dict`.
 
     With a linear head, torchvision's and timm's ResNets load the result with `strict=True`. With a
     `concat_pool` head, load the entries whose names begin with `head.`, without this prefix, into
-    fastai's `create_head`, and the other entries into the body of such a ResNet. The counters
-    `num_batches_tracked` are those that `import_state_dict` found, or else 0.
+    fastai's `create_head`, and the other entries into the body of such a ResNet.
 
     Args:
-        variables: `{"params": ..., "batch_stats": ...}`, possibly without a head, and possibly with
-            counts of batches.
+        variables: `{"params": ..., "batch_stats": ...}`, possibly without a head.
         arch: Name of an architecture, or a `ModelSpec`.
         library: Which of `Names.others` to use, such as "fastai" (the names in models
             from its `vision_learner`); "" uses none.
         head: The most likely kind of head, which is tried first.
+        counters: State dict from which the counters `num_batches_tracked` are taken, such as the
+            one that was imported; a counter that it lacks is 0. jaxch5 does not count batches.
 
     Raises:
         WeightsError: The variables are not those of `arch`.
@@ -160,7 +153,6 @@ def export_state_dict(
     spec = spec_of(arch)
     names, dotted = names_of(spec), ".".join
     flat = flatten_dict(jax.device_get(dict(variables)))
-    counts = {path: flat.pop(path) for path in [*flat] if path[0] == COUNTER}
     renamed = names.others[library] if library else {}
     given = {path: names.written(path, np.asarray(value)) for path, value in flat.items()}
     # Finds out which of the possible heads the variables have, if they have one.
@@ -182,17 +174,10 @@ def export_state_dict(
                 f"weights of {spec.name}: {name} has shape {given[path].shape} instead of {shape}"
             )
         state_dict[rename(name, renamed)] = np.asarray(given[path], order="C")
-        if counter := _counter_of(path, name):
-            count = np.asarray(counts.get(counter.path, 0), np.int64)
-            state_dict[rename(counter.name, renamed)] = count
+        if name.endswith("running_var"):
+            counter = rename(name.replace("running_var", COUNTER), renamed)
+            state_dict[counter] = np.asarray(counters.get(counter, 0), np.int64)
     return state_dict
-
-
-def _counter_of(path: VariablePath, name: str) -> Entry | None:
-    """Returns the counter that belongs to a variance of a batch norm; None for other variables."""
-    if not name.endswith("running_var"):
-        return None
-    return Entry((COUNTER, *path[1:-1]), name.replace("running_var", COUNTER), ())
 
 
 def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:

@@ -204,10 +204,8 @@ def write_labels(
         files[path.with_suffix(SETTINGS)] = settings.encode()
     about = about_labels(path) or {}
     recorded = {path: about.get("labels"), path.with_suffix(SETTINGS): about.get("settings")}
-    kept = {}
+    kept = {file: _kept_if_edited(file, recorded[file], files[file]) for file in files}
     for file, content in files.items():
-        if edited := _kept_if_edited(file, recorded[file], content):
-            kept[file] = edited
         write_file(file, content)
     record = {
         "format": 1,
@@ -220,7 +218,7 @@ def write_labels(
         "unsure": now.kinds[UNSURE],
     }
     write_file(path.with_suffix(ABOUT), to_json(record).encode() + b"\n")
-    return kept
+    return {file: edited for file, edited in kept.items() if edited}
 
 
 def _kept_if_edited(file: Path, digest: str | None, new: bytes) -> Path | None:

@@ -12,11 +12,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import PyTree
 
-from jaxch5.config.cases import value_of
-from jaxch5.config.section import own_default
-from jaxch5.config.toml import deep_update, flat
 from jaxch5.errors import CheckpointError, ConfigError, WeightsError
-from jaxch5.framing import size_text
+from jaxch5.framing import Size, size_text
 from jaxch5.metrics import Record
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub, holds_weights
 from jaxch5.models.provenance import SETTINGS, size_of
@@ -89,32 +86,6 @@ def find_weights(
     if normalization is None:
         return found
     return found._replace(normalization=normalization, normalized_by=SETTINGS)
-
-
-def with_tested_size(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns settings with the size that their weights were tested at as `data.size`.
-
-    Args:
-        values: Settings, nested as in a configuration, whose `data.size` is "weights".
-
-    Raises:
-        ConfigError: There are no weights, or they do not state a size.
-        WeightsError: The weights cannot be fetched or read, or do not fit.
-    """
-    given = flat(values)
-    del given["data.size"]
-    weights, arch = (value_of(f"model.{name}", given, own_default) for name in ("weights", "arch"))
-    reason = "there are no weights (--model.weights)"
-    if weights == "auto":
-        weights, _ = available(arch)
-        reason = "no ImageNet weights can be fetched"
-    size = None
-    if weights != "none":
-        size = find_weights(weights, arch).size
-        reason = f"the size at which {weights} was tested is not known"
-    if size is None:
-        raise ConfigError(f"data.size = weights: {reason}; choose a number, as in --data.size 224")
-    return deep_update(values, {"data": {"size": size_text(size)}})
 
 
 def available(arch: str | ModelSpec) -> tuple[str, str]:
@@ -248,14 +219,13 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         ConfigError: There is no run, or its configuration is invalid.
         WeightsError: The checkpoint is missing or damaged, or is of another architecture.
     """
-    about, variables, record = _last_or_best(path, spec_of(arch).name)
+    about, variables, record = last_or_best(path, spec_of(arch).name)
     try:
         refuse_damaged(variables)
         normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         classes, view = tuple(about["classes"]), view_of(about)
-        size = size_of({**about.get(CONDITIONS, {})}.get("size"))
         found = Pretrained(variables, normalization, classes, str(path), "the run", view=view)
-        return found._replace(size=size, licence=about.get("licence"), record=record)
+        return found._replace(size=size_of_run(about), licence=about.get("licence"), record=record)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:
@@ -264,7 +234,14 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         ) from None
 
 
-def _last_or_best(path: Path, name: str) -> tuple[dict[str, Any], dict[str, PyTree], Record]:
+def size_of_run(about: Mapping[str, Any]) -> Size | None:
+    """Returns the size of pictures in a checkpoint's description; None if it has none."""
+    return size_of({**about.get(CONDITIONS, {})}.get("size"))
+
+
+def last_or_best(
+    path: Path, name: str, with_variables: bool = True
+) -> tuple[dict[str, Any], dict[str, PyTree], Record]:
     """Reads the checkpoint that `from_run` describes, of a run of the architecture `name`."""
     run, config = open_run(path)
     saves = StoredCheckpoints(run.checkpoints)
@@ -275,7 +252,7 @@ def _last_or_best(path: Path, name: str) -> tuple[dict[str, Any], dict[str, PyTr
         about = saves.about(step)
         if (found := about.get("arch")) != name:
             raise WeightsError(f"{path}: is a run of {found}, not {name} (--model.arch {found})")
-        return about, saves.variables(step), saves.record(step)
+        return about, saves.variables(step) if with_variables else {}, saves.record(step)
 
     try:
         best = saves.best_step() if config.fit.keep_best else None

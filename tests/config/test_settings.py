@@ -61,6 +61,8 @@ def test_pictures_of_ones_own_have_other_defaults():
         ("resnet18", 4096, (4096, 4096)),
         ("vit_small_patch14_dinov2", None, (336, 224)),
         ("vit_base_patch16_224", 384, (576, 384)),
+        ("vit_base_patch16_224", 160, (240, 160)),
+        ("vit_base_patch16_224", 128, (192, 128)),
     ],
 )
 def test_presize_leaves_room_for_a_crop_whatever_the_size(arch, size, expected):

@@ -137,6 +137,16 @@ def test_a_table_that_cannot_be_read_is_not_replaced(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["labels.csv"]
 
 
+def test_settings_that_cannot_be_read_leave_the_table_as_it_was(tmp_path):
+    path = tmp_path / "labels.csv"
+    write_labels(path, corrected(ROWS, {}), None)
+    before = path.read_text()
+    (tmp_path / "labels.toml").mkdir()
+    with pytest.raises(CheckpointError, match=r"labels\.toml: cannot be read, so it is n"):
+        write_labels(path, corrected(ROWS, answers((0, "class", "dog"))), None, "seed = 1\n")
+    assert path.read_text() == before
+
+
 def test_names_that_a_table_cannot_hold_are_refused():
     for row, line in (
         (Row("/a", os.fsdecode(b"\xff"), False), "is not valid text"),

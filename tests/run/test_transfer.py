@@ -9,7 +9,6 @@ import pytest
 from flax import linen as nn
 from huggingface_hub import constants
 
-from jaxch5.cli import Options, parse
 from jaxch5.config.settings import Config
 from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.models.pretrained import Pretrained
@@ -177,35 +176,6 @@ def test_what_evaluation_saw_travels_with_a_run(tmp_path):
     assert found.view == View(0.8, "bicubic")
     assert "evaluation sees 0.8 of the short side, with a bicubic filter" in lines[0]
     assert "tested at 64x96 pixels; licence cc-by-nc-4.0, which forbids commercial" in lines[0]
-
-
-def test_a_size_of_weights_is_the_size_that_they_were_tested_at(tmp_path):
-    """`--data.size weights` becomes a size in the configuration, and the presize follows it."""
-    path = run_with(tmp_path, [(4, 0.5)], conditions={"size": "(64, 288)"})
-    argv = ["--data.path", "photos", "--data.size", "weights", "--model.weights", str(path)]
-    config = parse(Options, argv, "test").settings()
-    assert (config.data.size, config.data.presize) == ((64, 288), 432)
-    written = create_run(config, tmp_path / "later").config_file.read_text()
-    assert 'size = "64x288"' in written
-    stated = parse(Options, [*argv, "--data.presize", "300"], "test").settings()
-    assert (stated.data.size, stated.data.presize) == ((64, 288), 300)
-
-
-def test_a_size_of_weights_is_refused_if_nothing_states_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    unstated = run_with(tmp_path, [(4, 0.5)])
-    for weights, reason in {
-        "none": "there are no weights (--model.weights)",
-        "auto": "no ImageNet weights can be fetched",
-        str(unstated): f"the size at which {unstated} was tested is not known",
-    }.items():
-        argv = ["--data.path", "photos", "--data.size", "weights", "--model.weights", weights]
-        with pytest.raises(
-            ConfigError, match=r"; choose a number, as in --data\.size 224$"
-        ) as raised:
-            parse(Options, argv, "test")
-        assert str(raised.value).startswith(f"data.size = weights: {reason}")
 
 
 @pytest.mark.parametrize("licence", FORBIDDING + ALLOWING)

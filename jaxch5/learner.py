@@ -266,17 +266,17 @@ class Learner(Trainer):
     def tta(
         self, n: int = 4
     ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-        """Returns what `get_preds` does, but with probabilities averaged over several views.
+        """Returns what `get_preds` does, but averaged over it and `n` augmented draws.
 
-        The averages are over the probabilities from `get_preds` and from `n` augmented draws
-        (test-time augmentation, Krizhevsky et al., 2012). This takes `n + 1` times as long.
+        This is test-time augmentation (Krizhevsky et al., 2012); it takes `n + 1` times as long.
 
         Args:
-            n: Number of draws of each picture; 0 gives the same as `get_preds`.
+            n: Number of draws of each picture; data without augmentation have none.
 
         Raises:
             ConfigError: `n` is below 0.
         """
+        n = min(n, 0) if self.data.augment is None else n
         how = self.data.augment, self.data.size, self.normalization
         if how not in self._looks:
             step = make_drawn_eval_step(self.model, *how, self.mesh)

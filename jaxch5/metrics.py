@@ -24,12 +24,14 @@ Metric = Callable[[Probabilities, Labels], float]
 # The numbers of an epoch, keyed by their names, and the name of the epoch's phase.
 Record = dict[str, Any]
 
+# How often a learner's data had been replaced by data whose scores cannot be compared with the
+# earlier ones, such as those of other validation pictures; records lack this field if never.
+CHANGES = "data_changes"
 # The losses that every record has, and all fields of records that are not metrics.
 LOSSES = ("train_loss", "valid_loss")
-FIELDS = (*LOSSES, "epoch", "phase", "seconds", "images_per_second", "skipped_steps", "unanswered")
+SPEED = ("seconds", "images_per_second")
+FIELDS = (*LOSSES, "epoch", "phase", *SPEED, "skipped_steps", "unanswered", CHANGES)
 TOP = r"top_([1-9][0-9]*)"  # Names of what `top_k` computes.
-# The rounding error that probabilities may have: the spacing of bfloat16 numbers just below 1.
-ROUNDING = 0.004
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -65,11 +67,15 @@ class Best(NamedTuple):
     metric: str = "accuracy"
     direction: str = "highest"
 
-    def rank(self, record: Mapping[str, Any]) -> tuple[float, float]:
-        """Returns the rank of a record; the greatest is the best."""
+    def rank(self, record: Mapping[str, Any]) -> tuple[float, float, float]:
+        """Returns the rank of a record; the greatest is the best.
+
+        A record of later data ranks above all records of earlier data; see `CHANGES`.
+        """
         value, loss = (record.get(name) for name in (self.metric, "valid_loss"))
         sign = -1 if self.direction == "lowest" else 1
         return (
+            record.get(CHANGES, 0),
             sign * value if is_number(value) else -math.inf,
             -loss if is_number(loss) else -math.inf,
         )
@@ -307,43 +313,3 @@ def metric_of(metric: str | Metric, threshold: float = 0.0) -> tuple[str, Metric
         f"fit.metrics = {metric}: should be one of {', '.join(METRICS)}, top_K as in top_5, or a "
         f"function of probabilities and labels or its import path, {FORM}"
     )
-
-
-def check_probabilities(
-    targets: Labels,
-    probabilities: Probabilities,
-    classes: int,
-    references: Sequence[str] | None = None,
-) -> None:
-    """Checks that targets, probabilities and references fit together and are valid.
-
-    Raises:
-        ConfigError: They do not fit together, or are not valid.
-    """
-    if targets.ndim != 1 or len(targets) == 0:
-        raise ConfigError(
-            f"targets should be one class for each item, but have the shape {targets.shape}"
-        )
-    if not np.issubdtype(targets.dtype, np.integer):
-        raise ConfigError(f"targets should be whole numbers, but are {targets.dtype}")
-    if probabilities.shape != (len(targets), classes):
-        raise ConfigError(
-            f"probabilities have the shape {probabilities.shape}, but there are {len(targets)} "
-            f"targets and {classes} classes"
-        )
-    if targets.min() < 0 or targets.max() >= classes:
-        raise ConfigError(
-            f"targets run from {targets.min()} to {targets.max()}, but there are {classes} classes"
-        )
-    if unknown := int(np.isnan(probabilities).any(axis=1).sum()):
-        raise ConfigError(
-            f"probabilities are not finite for {unknown} of the items; the network was trained at "
-            "too high a rate, or has damaged weights"
-        )
-    if not np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)):
-        raise ConfigError("probabilities should be from 0 to 1; if these are logits, take softmax")
-    if references is not None and len(references) != len(targets):
-        raise ConfigError(
-            f"there should be as many references as targets, {len(targets)}, but there are "
-            f"{len(references)}"
-        )

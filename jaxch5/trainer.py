@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 
 from jaxch5.data.block import Data
 from jaxch5.framing import Size, height_and_width
-from jaxch5.metrics import Record
+from jaxch5.metrics import CHANGES, Record
 from jaxch5.models.pretrained import Pretrained, for_size
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import HEAD, ModelSpec, Normalization
@@ -25,19 +26,16 @@ from jaxch5.run.attempts import Attempts
 from jaxch5.run.checkpoint import Saved, StoredCheckpoints
 from jaxch5.run.conditions import about_run, check_conditions
 from jaxch5.run.directory import RunDir, write_metrics
-from jaxch5.run.follow import follow, guest
-from jaxch5.run.hooks.checkpoints import KeepBest, Keeper, SaveCheckpoints, Saving
-from jaxch5.run.hooks.records import record_into, write_records
-from jaxch5.run.hooks.report import write_reports
-from jaxch5.run.hooks.table import Table
-from jaxch5.run.hooks.tensorboard import TensorBoard
-from jaxch5.run.hooks.trace import Trace
+from jaxch5.run.follow import follow
+from jaxch5.run.hooks.checkpoints import Keeper, Saving
+from jaxch5.run.hooks.chosen import hooks_of
+from jaxch5.run.past import Past
 from jaxch5.run.pictures import check_pictures, known_by
 from jaxch5.run.recorder import Recorder
 from jaxch5.run.transfer import transfer
-from jaxch5.training.events import Begin, End, Event, Hook, Ready
+from jaxch5.training.events import Begin, End, Epoch, Event, Hook, Ready
 from jaxch5.training.freezing import Frozen, layer_groups, shapes_of
-from jaxch5.training.guard import Guarded, alone, check_outputs
+from jaxch5.training.guard import Guarded, alone, are_comparable, check_outputs
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.loop import fit, predict
@@ -87,7 +85,7 @@ class Trainer(Guarded):
         spec: ModelSpec | None = None,
         view: Mapping[str, Any] = {},
     ) -> None:
-        recipe = recipe.of_pictures(data.train.labels, data.classes)
+        self._given, recipe = recipe, recipe.of_pictures(data.train.labels, data.classes)
         self.mesh = make_mesh(data.train.batch_size, recipe.devices)
         if recipe.mix or (self.mesh and recipe.bn == "local"):
             check_is_mean(recipe.objective, len(data.classes))
@@ -112,7 +110,9 @@ class Trainer(Guarded):
     def __repr__(self) -> str:
         best, begin, data = self.recipe.task.best, self._frozen.frozen_to, self.data.describe()
         frozen = f", frozen before its {self.groups.names[begin]}" if begin else ""
-        scored = f", {best.metric} {best.shown(self.record)}" if self.records else ""
+        # After other data were set, a score of the earlier data would be taken for theirs.
+        is_of_data = self.records and self.record.get(CHANGES, 0) == self._past.changes
+        scored = f", {best.metric} {best.shown(self.record)}" if is_of_data else ""
         return f"<{self.spec.name}{frozen}; {self.recorder}{scored}\n {data.partition(';')[0]}>"
 
     def _begin(self, seed: int) -> None:
@@ -120,6 +120,7 @@ class Trainer(Guarded):
         weights_key, self._key = jax.random.split(jax.random.key(self._seed))
         self.recorder, self._in_call, self._restored = Recorder(), "", False
         self._kept: Record | None = None
+        self._past = Past()
         self._frozen = self._frozen_to(-1 if self.pretrained else 0)
         how = weights_key, self._frozen.optimizer, self._frozen.paths
         self.state: TrainState = init_state(self.model, self.recipe, self.data.size, *how)
@@ -134,12 +135,13 @@ class Trainer(Guarded):
         self.state = place(self.state, self.mesh, self.recipe.shard_optimizer)
 
     def again(self, seed: int) -> Self:
-        """Returns a copy that starts over with another seed, and shares the compiled programs.
+        """Returns a copy, without a run, that starts over and shares the compiled programs.
 
         Args:
             seed: Seed for the initial weights and for every draw in training.
         """
         other = copy.copy(self)
+        other.run = None
         other.data = self.data.with_seed(seed)
         other._begin(seed)
         return other
@@ -165,6 +167,15 @@ class Trainer(Guarded):
     def record(self) -> Record:
         """The record of the epoch that the weights are from: the last or, if kept, the best."""
         return self._kept or self.records[-1]
+
+    def _adopt(self, before: Data) -> None:
+        """Follows a change of `data`: class weights, and which epochs can be compared."""
+        recipe = self._given.of_pictures(self.data.train.labels, self.data.classes)
+        if recipe.class_weights != self.recipe.class_weights:
+            vars(self)["recipe"] = replace(self.recipe, class_weights=recipe.class_weights)
+            self._compiled, self._frozen = {}, self._frozen_to(self._frozen.frozen_to)
+            print_line(self.console, f"class weights ({self._given.class_weights}) of the new data")
+        self._past.changes += not are_comparable(before, self.data)
 
     def _frozen_to(self, group: int) -> Frozen:
         return Frozen(self.model, self._shapes, self.spec, self.groups, group, self.recipe)
@@ -213,41 +224,24 @@ class Trainer(Guarded):
     def _fit(self, plans: Sequence[Plan]) -> None:
         """Follows the plans, whose steps count from 0, or what a restored run has left of them."""
         steps_per_epoch = len(self.data.train)
+        self._past.enter(self.run)
         for plan in plans:
             check_rates(plan, steps_per_epoch)
         plans = in_sizes(plans, self.recipe.sizes, steps_per_epoch)
         restored, self._restored = self._restored, False
         if not restored:
             # Epochs begin at multiples of their length, even after an interrupted epoch.
-            start = -(-int(self.state.step) // steps_per_epoch) * steps_per_epoch
+            start = self._past.first_step(int(self.state.step), steps_per_epoch)
             self.state = self.state.replace(step=placement_of(self.state).put(np.int32(start)))
             plans = [plan._replace(start=start + plan.start) for plan in plans]
         attempt = Attempts(partial(print_line, self.console))
-        hooks, keeper = self._hooks(restored, attempt)
+        hooks, keeper = hooks_of(self, restored, self._kept, attempt)
+        self._kept = None
         with Interrupts() as interrupts:
             check = agreed_check(interrupts)
             events = self._events(plans, restored, interrupts, check, keeper)
             follow(events, hooks, check, lambda: self.state)
         attempt.check()
-
-    def _hooks(self, restored: bool, attempt: Attempts) -> tuple[list[Hook], Keeper]:
-        """Returns the hooks in calling order, and the one of them that keeps the best epoch."""
-        task, metrics = self.recipe.task, self.recipe.columns
-        columns = [*metrics, *["skipped_steps"] * bool(self.state.scale)]
-        hooks: list[Hook] = [Table(self.console, columns, task), record_into(self.recorder)]
-        if (run := self.run) and is_first():
-            hooks += [TensorBoard(run.tensorboard, int(self.state.step))] if self.log else []
-            hooks.append(write_records(run, self.data, restored, self.records, attempt))
-            of = self.records, attempt, task, metrics, self._classifier
-            hooks.append(write_reports(run, self.data, *of))
-            keeper: Keeper = SaveCheckpoints(run, self.saving, self._about, self.records, attempt)
-        else:
-            keeper = KeepBest(self._kept, self.state.variables, task.best)
-        self._kept = None
-        hooks += [keeper, *map(guest, self.hooks if is_first() else ())]
-        if run and self.profile and is_first():
-            hooks.append(Trace(run.profile, partial(print_line, self.console)))
-        return hooks, keeper
 
     def _events(
         self,
@@ -259,13 +253,14 @@ class Trainer(Guarded):
     ) -> Iterator[Event]:
         data, recipe, run = self.data, self.recipe, self.run
         step, length = int(self.state.step), len(data.train)
-        unvalidated = restored and step % length == 0 and len(self.records) < step // length
+        offset, done = self._past.offset, self.records[-1]["epoch"] + 1 if self.records else 0
+        unvalidated = restored and step % length == 0 and done < step // length + offset
         if not restored and not step and (line := known_by(self.pretrained, data)):
             print_line(self.console, line)
         names = tuple(self.groups.names), tuple(data.classes)
-        yield Begin(step, length, tuple(plans), *names, data.describe(), run and run.path)
+        yield Begin(step, length, tuple(plans), *names, data.describe(), run and run.path, offset)
         if not (left := left_to_do(plans, step, length, unvalidated) if restored else plans):
-            print_line(self.console, finished(plans, step // length))
+            print_line(self.console, finished(plans, step // length + offset))
         for plan in left:
             within = int(self.state.step) > plan.start
             if plan.frozen_to is not None and not within:
@@ -277,7 +272,9 @@ class Trainer(Guarded):
             yield Ready(int(self.state.step), plan)
             args = plan, steps, recipe.objective, self._key, recipe.metrics, within and unvalidated
             with out_of_memory(steps.need, data.train.batch_size, size, data.devices):
-                for event in fit(self.state, data, *args, check, recipe.task):
+                for event in fit(self.state, data, *args, check, recipe.task, offset):
+                    if isinstance(event, Epoch) and self._past.changes:
+                        event.record[CHANGES] = self._past.changes
                     # Kept at once: by now, the step has consumed the previous state.
                     self.state = event.state
                     yield event
@@ -294,7 +291,8 @@ class Trainer(Guarded):
 
     def _about(self) -> dict[str, Any]:
         of = self.model, self.spec, self._frozen.frozen_to, self.recipe, self.data, self._seed
-        return about_run(*of, self.normalization, self.view, self.licence)
+        about = about_run(*of, self.normalization, self.view, self.licence)
+        return about | self._past.described()
 
     @alone
     def restore(self, run: RunDir) -> bool:
@@ -324,6 +322,7 @@ class Trainer(Guarded):
             write_metrics(run, records)
         self.recorder.records[:] = records
         self._kept, self._restored = None, True
+        self._past.restore(run, saves.about(int(self.state.step)), records)
         return True
 
     def _saved(self, saves: StoredCheckpoints, step: int) -> Saved:

@@ -185,8 +185,10 @@ def test_tta_is_the_mean_of_the_centre_and_of_the_draws(compiled):
         learn.tta(-1)
 
 
-def test_tta_without_augmentation_is_the_centre_crop(plain):
-    np.testing.assert_allclose(plain.tta(2)[0], plain.get_preds()[0], atol=1e-6)
+@pytest.mark.parametrize("view", [{}, {"crop_pct": 0.5, "interpolation": "bicubic"}])
+def test_tta_without_augmentation_is_what_evaluation_sees(plain, view):
+    learn = vision_learner(plain.data, Tiny(), **view)
+    np.testing.assert_array_equal(learn.tta(2)[0], learn.get_preds()[0])
 
 
 @pytest.fixture

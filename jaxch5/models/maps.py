@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -29,7 +30,8 @@ class Place(NamedTuple):
 def in_full(model: nn.Module) -> nn.Module:
     """Returns a copy of a module, set to float32 and without `remat` if it has these settings."""
     full = {"dtype": jnp.float32, "remat": False}
-    return model.clone(**{name: value for name, value in full.items() if hasattr(model, name)})
+    names = {field.name for field in fields(model)}
+    return model.clone(**{name: value for name, value in full.items() if name in names})
 
 
 def find_map(model: nn.Module, spec: ModelSpec, variables: PyTree, sides: tuple[int, int]) -> Place:

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from jaxch5.errors import ConfigError
+from jaxch5.metrics import Labels, Probabilities
 from jaxch5.util.text import NO_NUMBER, printable
+
+# The rounding error that probabilities may have: the spacing of bfloat16 numbers just below 1.
+ROUNDING = 0.004
 
 
 @dataclass(frozen=True)
@@ -119,3 +124,43 @@ def classification_report(
         macro=Scores("macro avg", *macro),
         weighted=Scores("weighted avg", *weighted),
     )
+
+
+def check_probabilities(
+    targets: Labels,
+    probabilities: Probabilities,
+    classes: int,
+    references: Sequence[str] | None = None,
+) -> None:
+    """Checks that targets, probabilities and references fit together and are valid.
+
+    Raises:
+        ConfigError: They do not fit together, or are not valid.
+    """
+    if targets.ndim != 1 or len(targets) == 0:
+        raise ConfigError(
+            f"targets should be one class for each item, but have the shape {targets.shape}"
+        )
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise ConfigError(f"targets should be whole numbers, but are {targets.dtype}")
+    if probabilities.shape != (len(targets), classes):
+        raise ConfigError(
+            f"probabilities have the shape {probabilities.shape}, but there are {len(targets)} "
+            f"targets and {classes} classes"
+        )
+    if targets.min() < 0 or targets.max() >= classes:
+        raise ConfigError(
+            f"targets run from {targets.min()} to {targets.max()}, but there are {classes} classes"
+        )
+    if unknown := int(np.isnan(probabilities).any(axis=1).sum()):
+        raise ConfigError(
+            f"probabilities are not finite for {unknown} of the items; the network was trained at "
+            "too high a rate, or has damaged weights"
+        )
+    if not np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)):
+        raise ConfigError("probabilities should be from 0 to 1; if these are logits, take softmax")
+    if references is not None and len(references) != len(targets):
+        raise ConfigError(
+            f"there should be as many references as targets, {len(targets)}, but there are "
+            f"{len(references)}"
+        )

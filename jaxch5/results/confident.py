@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxch5.metrics import check_probabilities
+from jaxch5.results.classification import check_probabilities
 
 # If probabilities are calibrated, the doubt is a weighted mean of two terms: one from their ratio,
 # which has this weight, and one from their difference. The ratio finds more of the labels that were

@@ -15,10 +15,10 @@ from jaxch5.data.canvases import picture_seen
 from jaxch5.data.source import Source
 from jaxch5.errors import ConfigError
 from jaxch5.framing import CROP, Framing, Size
-from jaxch5.metrics import check_probabilities, decide
+from jaxch5.metrics import decide
 from jaxch5.plots import mistakes
 from jaxch5.results.calibration import Calibration, calibrate
-from jaxch5.results.classification import Report, classification_report
+from jaxch5.results.classification import Report, check_probabilities, classification_report
 from jaxch5.results.suspects import (
     SUSPECT_LOSS,
     SUSPECT_PROBABILITY,

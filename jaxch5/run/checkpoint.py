@@ -312,7 +312,7 @@ class Checkpoints(StoredCheckpoints):
             ) from error
 
 
-def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
+def _rank(record: Mapping[str, Any]) -> tuple[float, float, float]:
     """Ranks a record by the rule stored in it, so that reading a run does not require its task."""
     return Best(*record.get(BEST) or ()).rank(record)
 

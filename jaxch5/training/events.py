@@ -49,6 +49,8 @@ class Begin(NamedTuple):
         classes: Names of the classes.
         data: One-line description of the pictures.
         run: Run directory; None if nothing is written.
+        earlier_epochs: Number of epochs beyond `number // steps_per_epoch` that were trained
+            before; negative if they were fewer. It is 0 unless the number of batches has changed.
 
     Example:
         >>> begin = Begin(0, 23, (), ("body", "head"), ("cat", "dog"), "1,437 pictures", None)
@@ -63,6 +65,7 @@ class Begin(NamedTuple):
     classes: tuple[str, ...]
     data: str
     run: Path | None
+    earlier_epochs: int = 0
 
 
 class Ready(NamedTuple):

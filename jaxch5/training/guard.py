@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from jaxch5.data.block import Data
@@ -79,6 +80,25 @@ def check_successor(model: nn.Module, before: Data, data: Data) -> None:
             )
 
 
+def are_comparable(before: Data, data: Data) -> bool:
+    """Checks whether scores on two data compare networks: same pictures for validation, same view.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from jaxch5.data.block import DataBlock
+        >>> from jaxch5.data.source import digits
+        >>> from jaxch5.data.split import random_split
+        >>> block = DataBlock(digits(), random_split(), presize=16, size=16)
+        >>> large, small = block.load(batch_size=64), block.load(batch_size=32)
+        >>> are_comparable(large, small), are_comparable(large, replace(large, size=8))
+        (True, False)
+    """
+    frames = [(of.size, of.presize, of.framing) for of in (before, data)]
+    if before.source is not data.source or frames[0] != frames[1]:
+        return False
+    return np.array_equal(before.valid.items, data.valid.items)
+
+
 class Guarded(NamesFastai):
     """Base class of the trainer; refuses values of attributes that the trainer could not obey."""
 
@@ -98,9 +118,16 @@ class Guarded(NamesFastai):
             if name in vars(self) and name == "data":
                 refuse_within_call(self, "a change of learn.data")
                 check_successor(self.model, self.data, value)
+                before = self.data
+                super().__setattr__(name, value)
+                self._adopt(before)
+                return
             if name == "hooks":
                 value = check_hooks(value)
             super().__setattr__(name, value)
+
+    def _adopt(self, before: Data) -> None:
+        """Follows a change of `data`, which were `before` until now."""
 
 
 T = TypeVar("T", bound=Guarded)

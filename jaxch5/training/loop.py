@@ -44,6 +44,7 @@ def fit(
     validate_first: bool = False,
     check: Callable[[], None] = lambda: None,
     task: Task = SOFTMAX,
+    earlier_epochs: int = 0,
 ) -> Iterator[Step | Epoch]:
     """Trains according to a plan, starting at the step of `state`, and yields events.
 
@@ -58,6 +59,7 @@ def fit(
         validate_first: Whether the state is at the end of an epoch that has not been validated yet.
         check: Function called before each batch of a validation; if it raises an error, `fit` ends.
         task: What labels mean, for validation.
+        earlier_epochs: See `Begin`; added to the numbers of epochs in records and messages.
 
     Yields:
         A `Step` after each step or call of many steps, and an `Epoch` after each epoch; their state
@@ -80,6 +82,7 @@ def fit(
 
     def validated(state: TrainState, epoch: int, stop: int) -> Epoch:
         nonlocal learned
+        epoch += earlier_epochs
         unread = losses.read()
         trained = time.perf_counter() - began
         made = steps_per_epoch - int(jax.device_get(state.epoch_skipped))
@@ -141,7 +144,7 @@ def fit(
         if step % steps_per_epoch == 0:
             yield validated(state, epoch, step)
     if step > start and not learned:
-        raise TrainingError(_nothing_learned(epoch))
+        raise TrainingError(_nothing_learned(epoch + earlier_epochs))
 
 
 def _nothing_learned(epoch: int) -> str:

@@ -166,3 +166,8 @@ def test_what_a_network_computes_in_half_precision_is_computed_in_full():
     assert (in_full(model).dtype, in_full(model).remat) == (jnp.float32, False)
     own = Flat()
     assert in_full(own) == own
+
+    class Half(Flat):
+        dtype = jnp.float16  # not annotated, so not a field
+
+    assert in_full(Half()).dtype == jnp.float16

@@ -151,7 +151,8 @@ class Table:
                 self._length = event.steps_per_epoch
                 self._plans = len(event.plans)
                 steps = max((plan.stop(self._length) for plan in event.plans), default=0)
-                self._epochs = steps // self._length
+                self._earlier = event.earlier_epochs
+                self._epochs = steps // self._length + self._earlier
                 self._wait(COMPILING)
             case Ready():
                 self._start(event)
@@ -182,7 +183,7 @@ class Table:
             self._bar.remove_task(task)
         epoch, place = divmod(event.number, self._length)
         self._task = self._bar.add_task(
-            self._name(epoch), total=self._length, completed=place, loss=""
+            self._name(epoch + self._earlier), total=self._length, completed=place, loss=""
         )
         self._stop = event.plan.stop(self._length)
         self._plans -= 1

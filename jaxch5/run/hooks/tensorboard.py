@@ -44,7 +44,7 @@ class TensorBoard:
             self._add("momentum", step.momentum, step.number)
         if isinstance(event, Epoch):
             for name, value in event.record.items():
-                if isinstance(value, float) and is_number(value):
+                if name != "epoch" and is_number(value):
                     # An epoch's values are placed at its last step, since a resumed run discards
                     # the values from the next step on.
                     self._add(f"epoch/{name}", value, event.number - 1)

@@ -35,7 +35,7 @@ def scalars(folder):
 
 
 def test_figures_are_written_at_their_steps(tmp_path):
-    record = {"epoch": 0, "phase": "one_cycle", "accuracy": 0.75}
+    record = {"epoch": 0, "phase": "one_cycle", "accuracy": 0.75, "skipped_steps": 3}
     hook = TensorBoard(tmp_path)
     hook(Begin(0, 2, (), ("body", "head"), (), "", None))
     hook(Step(1, None, [StepRecord(0, 2.0, (0.1, 0.2), 0.9)]))
@@ -47,6 +47,7 @@ def test_figures_are_written_at_their_steps(tmp_path):
         "learning_rate/head": {0: 0.2, 1: 0.4},
         "momentum": {0: 0.9, 1: 0.8},
         "epoch/accuracy": {1: 0.75},
+        "epoch/skipped_steps": {1: 3.0},
     }
     assert "tensorflow" not in sys.modules
 

@@ -1,0 +1,83 @@
+"""Keeps what a trainer has done before: how epochs are numbered, compared, and where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxch5.errors import TrainingError
+from jaxch5.metrics import CHANGES, Record
+from jaxch5.run.checkpoint import StoredCheckpoints
+from jaxch5.run.directory import RunDir
+
+# Key of `offset` in a checkpoint's description, which lacks it if it is 0.
+OFFSET = "epoch_offset"
+
+
+@dataclass
+class Past:
+    """Holds what was trained before a call, apart from the state.
+
+    Attributes:
+        changes: How often data were set whose scores cannot be compared with the earlier ones.
+        length: Number of batches per epoch in the last call; 0 if there was none.
+        offset: Number of epochs that were trained beyond those that the number of steps and
+            `length` account for; negative if they were fewer.
+        runs: Paths of the runs that were written or restored.
+
+    Example:
+        >>> past = Past()
+        >>> past.first_step(0, length=12), past.first_step(48, length=3), past.offset
+        (0, 48, -12)
+    """
+
+    changes: int = 0
+    length: int = 0
+    offset: int = 0
+    runs: set[Path] = field(default_factory=set)
+
+    def first_step(self, step: int, length: int) -> int:
+        """Returns the number of a call's first step, which is a multiple of the epoch's length.
+
+        Args:
+            step: Number of completed steps.
+            length: Number of batches per epoch in the call.
+        """
+        before = self.length or length
+        self.length, first = length, -(-step // length) * length
+        if before != length:
+            # Each epoch counts as one, whatever number of batches it had.
+            self.offset += -(-step // before) - first // length
+        return first
+
+    def enter(self, run: RunDir | None) -> None:
+        """Notes the run that is written to.
+
+        Raises:
+            TrainingError: The run has checkpoints of another training, which it would mix up with
+                this one.
+        """
+        if run is None or run.path in self.runs:
+            return
+        if StoredCheckpoints(run.checkpoints).steps():
+            raise TrainingError(
+                f"{run.path}: has the checkpoints of another training; in Python, continue it with "
+                "learn.restore(run), or set learn.run to a new run"
+            )
+        self.runs.add(run.path)
+
+    def described(self) -> dict[str, int]:
+        """Returns what a checkpoint's description says about the past."""
+        return {OFFSET: self.offset} if self.offset else {}
+
+    def restore(self, run: RunDir, about: Mapping[str, Any], records: Sequence[Record]) -> None:
+        """Takes over the past of a run.
+
+        Args:
+            run, about, records: Run, and the description and the records of its checkpoint.
+        """
+        self.offset, self.length = about.get(OFFSET, 0), 0
+        self.changes = records[-1].get(CHANGES, 0) if records else 0
+        self.runs.add(run.path)

@@ -1,0 +1,142 @@
+"""After other data were set, epochs are still counted one by one and compared only with equals."""
+
+import io
+import json
+import re
+from dataclasses import replace
+
+import flax.linen as nn
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxch5.config.settings import Config
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import from_arrays
+from jaxch5.errors import TrainingError
+from jaxch5.learner import vision_learner
+from jaxch5.run.directory import create_run
+
+
+class Tiny(nn.Module):
+    """A network that is small enough to compile quickly."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3), strides=2)(x))
+        return nn.Dense(2, name="head")(nn.relu(x).mean((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def source():
+    """180 pictures in two classes, the second one brighter."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(180) % 2
+    images = rng.integers(0, 156, (180, 12, 16, 3)) + 99 * labels[:, None, None, None]
+    return from_arrays(images.astype(np.uint8), labels, ["dark", "bright"])
+
+
+@pytest.fixture(scope="module")
+def block(source):
+    """120 of the pictures are for training, and 60 for validation."""
+    items = np.arange(180)
+    return DataBlock(source, lambda source: (items[:120], items[120:]), 12, 8, augment=None)
+
+
+def learner(data, **choices):
+    learn = vision_learner(data, Tiny(), "none", **choices)
+    learn.console = Console(file=io.StringIO(), width=120)
+    return learn
+
+
+def new_run(folder):
+    return create_run(Config(), folder)
+
+
+def lines(run):
+    return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+
+
+def test_epochs_are_counted_one_by_one_whatever_number_of_batches_they_have(block, tmp_path):
+    """Also after the run was restored, which trains no epoch and validates none again."""
+    learn, run = learner(block.load(batch_size=10)), new_run(tmp_path / "run")
+    learn.run = run
+    learn.fit(2, 1e-3)
+    for batch_size in (60, 20):
+        learn.data = block.load(batch_size=batch_size)
+        learn.fit(2, 1e-3)
+    assert [record["epoch"] for record in lines(run)] == [0, 1, 2, 3, 4, 5]
+    shown = learn.console.file.getvalue()
+    assert re.findall(r"^ *(\d+/\d+) ", shown, re.MULTILINE)[-2:] == ["5/6", "6/6"]
+    again = learner(block.load(batch_size=20))
+    again.run = run
+    assert again.restore(run)
+    again.fit(2, 1e-3)
+    assert "this run is finished: it has 6 epochs" in again.console.file.getvalue()
+    again.fit(1, 1e-3)
+    assert [record["epoch"] for record in lines(run)] == [0, 1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("in_run", [False, True])
+def test_the_best_epoch_is_one_of_those_on_the_present_data(block, source, tmp_path, in_run):
+    """A score on earlier validation pictures is neither kept nor shown beside the present ones."""
+    data = block.load(batch_size=60)
+    learn = learner(data)
+    learn.run = new_run(tmp_path / "run") if in_run else None
+    learn.saving = learn.saving._replace(keep_best=True)
+    learn.fit(6, 3e-2)
+    assert learn.record["accuracy"] > 0.9
+    before = learn.record["accuracy"]
+    wrong = replace(source, labels=1 - source.labels)
+    learn.data = replace(block, source=wrong).load(batch_size=60)
+    assert "accuracy" not in repr(learn)
+    learn.fit(2, 1e-5)
+    assert learn.record in learn.records[-2:]
+    assert learn.record["accuracy"] < before
+    assert learn.validate()["accuracy"] == pytest.approx(learn.record["accuracy"])
+    assert f"accuracy {100 * learn.record['accuracy']:.2f} %" in repr(learn)
+    if in_run:
+        again = learner(learn.data)
+        again.restore(learn.run)
+        assert again.records[-1]["data_changes"] == 1
+
+
+def test_other_batches_of_the_same_pictures_are_comparable(block):
+    learn = learner(block.load(batch_size=60))
+    learn.fit(1, 1e-3)
+    learn.data = block.load(batch_size=20)
+    learn.fit(1, 1e-3)
+    assert "data_changes" not in learn.records[-1]
+    learn.data = replace(learn.data, size=12)
+    learn.fit(1, 1e-3)
+    assert learn.records[-1]["data_changes"] == 1
+
+
+def test_a_run_of_another_training_is_not_written_over(block, tmp_path):
+    learn, run = learner(block.load(batch_size=60)), new_run(tmp_path / "run")
+    learn.run = run
+    learn.fit(1, 1e-3)
+    before = run.metrics_file.read_bytes()
+    assert learn.again(1).run is None
+    for other in (learn.again(1), learner(block.load(batch_size=60))):
+        other.run = run
+        with pytest.raises(TrainingError, match=r"run: has the checkpoints of another training; "):
+            other.fit(1, 1e-3)
+    assert run.metrics_file.read_bytes() == before
+    learn.fit(1, 1e-3)
+    other.restore(run)
+    other.fit(2, 1e-3)
+    assert [record["epoch"] for record in lines(run)] == [0, 1]
+
+
+def test_class_weights_are_those_of_the_present_data(block, source):
+    learn = learner(block.load(batch_size=20), class_weights="balanced")
+    keep = [item for item in learn.data.train.items if source.labels[item] or item < 20]
+    fewer = learn.data.parted(np.array(keep), learn.data.valid.items)
+    learn.data = fewer
+    assert "class weights (balanced) of the new data" in learn.console.file.getvalue()
+    other = learner(fewer, class_weights="balanced")
+    assert learn.recipe.class_weights == other.recipe.class_weights
+    learn.fit(1, 1e-3)
+    other.fit(1, 1e-3)
+    assert learn.records[-1]["valid_loss"] == other.records[-1]["valid_loss"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -168,14 +167,15 @@ class Trainer(Guarded):
         """The record of the epoch that the weights are from: the last or, if kept, the best."""
         return self._kept or self.records[-1]
 
-    def _adopt(self, before: Data) -> None:
-        """Follows a change of `data`: class weights, and which epochs can be compared."""
-        recipe = self._given.of_pictures(self.data.train.labels, self.data.classes)
-        if recipe.class_weights != self.recipe.class_weights:
-            vars(self)["recipe"] = replace(self.recipe, class_weights=recipe.class_weights)
-            self._compiled, self._frozen = {}, self._frozen_to(self._frozen.frozen_to)
-            print_line(self.console, f"class weights ({self._given.class_weights}) of the new data")
-        self._past.changes += not are_comparable(before, self.data)
+    def _adopt(self, data: Data) -> None:
+        """Prepares for other data: class weights, and which epochs can be compared."""
+        before, of = self.recipe, (data.train.labels, data.classes)
+        recipe = before.reweighted(self._given.class_weights, *of)
+        if recipe is not before:
+            vars(self)["recipe"], self._compiled = recipe, {}
+            self._frozen = self._frozen_to(self._frozen.frozen_to)
+            print_line(self.console, "the class weights are now those of the new data")
+        self._past.changes += recipe is not before or not are_comparable(self.data, data)
 
     def _frozen_to(self, group: int) -> Frozen:
         return Frozen(self.model, self._shapes, self.spec, self.groups, group, self.recipe)
@@ -322,7 +322,7 @@ class Trainer(Guarded):
             write_metrics(run, records)
         self.recorder.records[:] = records
         self._kept, self._restored = None, True
-        self._past.restore(run, saves.about(int(self.state.step)), records)
+        self._past.restore(run, saves.about(int(self.state.step)), len(self.data.train))
         return True
 
     def _saved(self, saves: StoredCheckpoints, step: int) -> Saved:

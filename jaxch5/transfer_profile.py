@@ -77,14 +77,14 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     say = partial(print_line, console)
     if begun:
         directory, recorded = open_run(begun)
-        may_change = MAY_MOVE * directory.pictures_file.exists()
-        if "presize" not in config.data.model_fields_set:
-            # The default depends on a packed set, and the run has what was decided then.
-            config = config.model_copy(update={"data": {"presize": recorded.data.presize}})
+        # The run has the presize that was decided when it began, since the default may differ.
+        by_default = ("data.presize",) * ("presize" not in config.data.model_fields_set)
+        may_change = MAY_MOVE * directory.pictures_file.exists() + by_default
         if changed := [key for key in differing(config, recorded) if key not in may_change]:
             raise ConfigError(
                 f"{changed[0]}: the value differs from the one in {begun}; name another --workdir"
             )
+        config = config.model_copy(update={"data": {"presize": recorded.data.presize}})
     data, skipped = data_of(config, directory if begun else None, say, "name another --workdir")
     if not begun:
         config = config.model_copy(update={"data": {"presize": data.presize}})

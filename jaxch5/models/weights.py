@@ -139,7 +139,7 @@ def export_state_dict(
             one that was imported; a counter that it lacks is 0. jaxch5 does not count batches.
 
     Raises:
-        WeightsError: The variables are not those of `arch`.
+        WeightsError: The variables are not those of `arch`, or `counters` holds no such network.
 
     Example:
         >>> from functools import partial
@@ -167,6 +167,7 @@ def export_state_dict(
     paths = {entry.path for entry in wanted}
     _refuse(spec, "is missing", [dotted(e.path) for e in wanted if e.path not in flat])
     _refuse(spec, "is not part of it", [dotted(path) for path in flat if path not in paths])
+    counted = find_network(counters, spec, head=head).entries if counters else {}
     state_dict = {}
     for path, name, shape in wanted:
         if not _fits(spec, path, given[path].shape, shape):
@@ -175,8 +176,8 @@ def export_state_dict(
             )
         state_dict[rename(name, renamed)] = np.asarray(given[path], order="C")
         if name.endswith("running_var"):
-            counter = rename(name.replace("running_var", COUNTER), renamed)
-            state_dict[counter] = np.asarray(counters.get(counter, 0), np.int64)
+            counter = name.replace("running_var", COUNTER)
+            state_dict[rename(counter, renamed)] = np.asarray(counted.get(counter, 0), np.int64)
     return state_dict
 
 

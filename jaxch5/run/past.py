@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxch5.errors import TrainingError
-from jaxch5.metrics import CHANGES, Record
+from jaxch5.metrics import CHANGES
 from jaxch5.run.checkpoint import StoredCheckpoints
 from jaxch5.run.directory import RunDir
 
-# Key of `offset` in a checkpoint's description, which lacks it if it is 0.
+# Key of `offset` in a checkpoint's description, which lacks it, like `CHANGES`, if it is 0.
 OFFSET = "epoch_offset"
 
 
@@ -70,14 +70,15 @@ class Past:
 
     def described(self) -> dict[str, int]:
         """Returns what a checkpoint's description says about the past."""
-        return {OFFSET: self.offset} if self.offset else {}
+        said = {OFFSET: self.offset, CHANGES: self.changes}
+        return {name: count for name, count in said.items() if count}
 
-    def restore(self, run: RunDir, about: Mapping[str, Any], records: Sequence[Record]) -> None:
-        """Takes over the past of a run.
+    def restore(self, run: RunDir, about: Mapping[str, Any], length: int) -> None:
+        """Takes over the past of a run, and forgets its own.
 
         Args:
-            run, about, records: Run, and the description and the records of its checkpoint.
+            run, about: Run, and the description of its checkpoint.
+            length: Number of batches per epoch in the run.
         """
-        self.offset, self.length = about.get(OFFSET, 0), 0
-        self.changes = records[-1].get(CHANGES, 0) if records else 0
-        self.runs.add(run.path)
+        self.offset, self.changes = about.get(OFFSET, 0), about.get(CHANGES, 0)
+        self.length, self.runs = length, {run.path}

@@ -93,10 +93,13 @@ def are_comparable(before: Data, data: Data) -> bool:
         >>> are_comparable(large, small), are_comparable(large, replace(large, size=8))
         (True, False)
     """
-    frames = [(of.size, of.presize, of.framing) for of in (before, data)]
-    if before.source is not data.source or frames[0] != frames[1]:
+    (old, then), (new, now) = ((of.source, of.valid.items) for of in (before, data))
+    frames = [(of.size, of.presize, of.framing, of.source.reading) for of in (before, data)]
+    if frames[0] != frames[1] or not np.array_equal(old.labels[then], new.labels[now]):
         return False
-    return np.array_equal(before.valid.items, data.valid.items)
+    if old.read is not new.read and old.file and new.file:
+        return [*map(old.file, then)] == [*map(new.file, now)]
+    return old.read is new.read and np.array_equal(then, now)
 
 
 class Guarded(NamesFastai):
@@ -118,16 +121,13 @@ class Guarded(NamesFastai):
             if name in vars(self) and name == "data":
                 refuse_within_call(self, "a change of learn.data")
                 check_successor(self.model, self.data, value)
-                before = self.data
-                super().__setattr__(name, value)
-                self._adopt(before)
-                return
+                self._adopt(value)
             if name == "hooks":
                 value = check_hooks(value)
             super().__setattr__(name, value)
 
-    def _adopt(self, before: Data) -> None:
-        """Follows a change of `data`, which were `before` until now."""
+    def _adopt(self, data: Data) -> None:
+        """Prepares for a change of `data`."""
 
 
 T = TypeVar("T", bound=Guarded)

@@ -200,6 +200,20 @@ class Recipe:
             metrics += (beside,)
         return replace(self, class_weights=weights, metrics=metrics)
 
+    def reweighted(
+        self, given: ClassWeights, labels: Int[np.ndarray, "items"], classes: Sequence[str]
+    ) -> Recipe:
+        """Returns the recipe with the class weights of other pictures; itself if they are the same.
+
+        Args:
+            given: What the weights are computed from; "balanced" and "sqrt" depend on pictures.
+            labels, classes: As in `of_pictures`.
+        """
+        if not (isinstance(given, str) and given in ("balanced", "sqrt")):
+            return self
+        weights = weights_of_classes(given, labels, classes)
+        return self if weights == self.class_weights else replace(self, class_weights=weights)
+
     def replaced(self, *values: Any, also: Iterable[str] = (), **overrides: Any) -> Recipe:
         """Returns the recipe with some of its values replaced.
 

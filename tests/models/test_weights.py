@@ -52,16 +52,18 @@ def test_counters_may_be_absent(state_dict):
 
 
 @pytest.mark.parametrize("library", ["", "fastai"])
-def test_a_state_dict_comes_back_with_its_counters(library):
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_state_dict_comes_back_with_its_counters(library, prefix):
     variables = variables_of("resnet18")
     counted = export_state_dict(variables, "resnet18", library)
     names = [name for name in counted if name.endswith("num_batches_tracked")]
     assert len(names) == 20
     assert all(counted[name] == 0 for name in names)
     counted |= {name: np.asarray(7 + order, np.int64) for order, name in enumerate(names)}
-    imported = import_state_dict(counted, "resnet18")
+    given = {f"{prefix}{name}": value for name, value in counted.items()}
+    imported = import_state_dict(given, "resnet18")
     assert jax.tree.structure(imported) == jax.tree.structure(variables)
-    written = export_state_dict(imported, "resnet18", library, counters=counted)
+    written = export_state_dict(imported, "resnet18", library, counters=given)
     assert written.keys() == counted.keys()
     for name, value in counted.items():
         assert written[name].dtype == value.dtype

@@ -16,6 +16,8 @@ from jaxch5.data.source import from_arrays
 from jaxch5.errors import TrainingError
 from jaxch5.learner import vision_learner
 from jaxch5.run.directory import create_run
+from jaxch5.run.hooks.checkpoints import Saving
+from jaxch5.training.events import Step
 
 
 class Tiny(nn.Module):
@@ -73,6 +75,7 @@ def test_epochs_are_counted_one_by_one_whatever_number_of_batches_they_have(bloc
     assert again.restore(run)
     again.fit(2, 1e-3)
     assert "this run is finished: it has 6 epochs" in again.console.file.getvalue()
+    again.data = block.load(batch_size=60)
     again.fit(1, 1e-3)
     assert [record["epoch"] for record in lines(run)] == [0, 1, 2, 3, 4, 5, 6]
 
@@ -101,10 +104,50 @@ def test_the_best_epoch_is_one_of_those_on_the_present_data(block, source, tmp_p
         assert again.records[-1]["data_changes"] == 1
 
 
+def test_data_stay_other_data_if_training_on_them_is_interrupted(block, source, tmp_path):
+    """A run that is restored within the first epoch on other data compares only epochs on them."""
+    learn = learner(block.load(batch_size=20))
+    learn.run = new_run(tmp_path / "run")
+    learn.saving = Saving(every_steps=1, keep_best=True)
+    learn.fit(6, 3e-2)
+    other = replace(block, source=replace(source, labels=1 - source.labels))
+
+    def stop(event):
+        if isinstance(event, Step) and event.number % 6 == 3:
+            raise KeyboardInterrupt
+
+    learn.data = other.load(batch_size=20)
+    learn.hooks = [stop]
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1, 1e-5)
+    again = learner(other.load(batch_size=20))
+    again.run, again.saving = learn.run, learn.saving
+    again.restore(learn.run)
+    again.fit(7, 1e-5)
+    assert again.record == again.records[-1]
+    assert again.record["data_changes"] == 1
+
+
+def test_a_restored_learner_writes_on_in_the_restored_run_alone(block, tmp_path):
+    data = block.load(batch_size=60)
+    first, second = learner(data), learner(data)
+    for learn in (first, second):
+        learn.run = new_run(tmp_path / str(id(learn)))
+        learn.fit(1, 1e-3)
+    before = first.run.metrics_file.read_bytes()
+    first.restore(second.run)
+    with pytest.raises(TrainingError, match="has the checkpoints of another training"):
+        first.fit(2, 1e-3)
+    assert first.run.metrics_file.read_bytes() == before
+
+
 def test_other_batches_of_the_same_pictures_are_comparable(block):
     learn = learner(block.load(batch_size=60))
     learn.fit(1, 1e-3)
     learn.data = block.load(batch_size=20)
+    learn.fit(1, 1e-3)
+    assert "data_changes" not in learn.records[-1]
+    learn.data = replace(block, source=replace(block.source)).load(batch_size=20)
     learn.fit(1, 1e-3)
     assert "data_changes" not in learn.records[-1]
     learn.data = replace(learn.data, size=12)
@@ -134,7 +177,7 @@ def test_class_weights_are_those_of_the_present_data(block, source):
     keep = [item for item in learn.data.train.items if source.labels[item] or item < 20]
     fewer = learn.data.parted(np.array(keep), learn.data.valid.items)
     learn.data = fewer
-    assert "class weights (balanced) of the new data" in learn.console.file.getvalue()
+    assert "class weights are now those of the new data" in learn.console.file.getvalue()
     other = learner(fewer, class_weights="balanced")
     assert learn.recipe.class_weights == other.recipe.class_weights
     learn.fit(1, 1e-3)

@@ -82,10 +82,14 @@ def test_a_file_of_settings_may_have_it_and_the_command_line_takes_precedence(we
     file.write_text(fit)
     of_file += ["--fit.schedule", "one_cycle"]
     assert parsed(weights, *of_file, "--data.size", "weights").data.size == (64, 288)
-    # A command that reads no size does without it.
-    file.write_text('[data]\nsize = "weights"\n')
+    # A command that reads no size does without it, unless its presize follows the size.
+    file.write_text(f'[data]\nsize = "weights"\n[model]\nweights = "{weights}"\n')
     argv = ["--config", str(file), "--data.path", "photos"]
     assert parse(Options, argv, "jaxch5 verify").settings().data.size == 128
+    assert parse(Options, argv, "jaxch5 show").settings().data.size == (64, 288)
+    assert parse(Options, argv, "jaxch5 pack").settings().data.presize == 432
+    argv += ["--data.presize", "300"]
+    assert parse(Options, argv, "jaxch5 pack").settings().data.presize == 300
 
 
 def test_it_is_refused_if_no_size_is_stated_or_no_weights_are_meant(tmp_path, monkeypatch):

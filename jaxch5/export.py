@@ -26,7 +26,7 @@ class ExportOptions(Options):
     A model made by that function loads all of them; the head has to be concat_pool. PyTorch needs
     pictures normalized by the mean and standard deviation in the metadata of a file in either
     format. timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the head
-    has to be linear. The folder's README.md shows how to prepare pictures.
+    has to be linear or mean_pool. The folder's README.md shows how to prepare pictures.
 
     onnx (needs the extra `onnx`): a float32 program with its weights. It takes any number of uint8
     pictures of the network's `size`, and returns probabilities; its doc_string shows how to prepare

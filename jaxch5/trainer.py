@@ -126,7 +126,8 @@ class Trainer(Guarded):
         if self.pretrained:
             drawn = {"params": self.state.params, "batch_stats": self.state.batch_stats}
             pretrained = for_size(self.pretrained, self.spec, height_and_width(self.data.size))
-            taken = transfer(drawn, pretrained, self.data.classes)
+            head = self.model.head if self.spec.heads else None
+            taken = transfer(drawn, pretrained, self.data.classes, head)
             self.state = with_variables(self.state, taken)
         self._place()
 

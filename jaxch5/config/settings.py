@@ -329,10 +329,11 @@ class ModelConfig(Section):
     std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = Field(
         None, description="standard deviation of each colour, for values 0 to 1; needs mean"
     )
-    head: Literal["linear", "concat_pool"] = setting(
+    head: Literal["linear", "concat_pool", "mean_pool"] = setting(
         "model.head",
         "linear",
-        "linear is torchvision's one layer; concat_pool is fastai's two layers with dropout",
+        "linear is torchvision's one layer; concat_pool is fastai's two layers with dropout; "
+        "mean_pool, for a ViT, is one layer on the mean of the patches",
     )
     task: str = setting(
         "model.task",

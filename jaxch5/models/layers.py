@@ -345,3 +345,4 @@ class NormHead(nn.Module):
 
 
 HEADS: dict[str, type[nn.Module]] = {"linear": LinearHead, "concat_pool": ConcatPoolHead}
+OF_TOKENS = {**HEADS, "mean_pool": LinearHead}

@@ -40,6 +40,7 @@ class Pretrained(NamedTuple):
         view: View with which the weights were tested; `WHOLE` if it is not known.
         size: Size of the pictures on which the weights were tested; None if it is not known.
         licence: Licence of the weights; None if it is not known.
+        head: Kind of head that is stated; "" if none is.
         remarks: Other facts about the weights that a message should state.
         record: Record of the epoch that ended with the weights, if they are a run's; {} if not, or
             if they were saved within an epoch.
@@ -55,6 +56,7 @@ class Pretrained(NamedTuple):
     view: View = WHOLE
     size: Size | None = None
     licence: str | None = None
+    head: str = ""
     remarks: tuple[str, ...] = ()
     record: Mapping[str, Any] = {}
 
@@ -158,6 +160,7 @@ def from_file(
         known.view,
         known.size,
         known.licence,
+        known.head,
         known.remarks,
     )
 

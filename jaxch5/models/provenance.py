@@ -30,7 +30,7 @@ LONGEST_DESCRIPTION = 1_000_000
 SET_OTHERS = "--model.mean and --model.std change them"
 SETTINGS = "--model.mean and --model.std"
 # Keys of timm's `config.json` that depend on the network, not on its pretraining.
-OF_NETWORK = ("architecture", "num_classes", "label_names")
+OF_NETWORK = ("architecture", "num_classes", "label_names", "global_pool")
 # Keys that say how a picture's values become the network's input.
 OF_VALUES = ("mean", "std", "do_normalize", "do_rescale", "rescale_factor")
 
@@ -45,6 +45,7 @@ class Metadata(BaseModel):
     interpolation: str | None = None
     licence: str | None = None
     size: str | None = None
+    head: str | None = None
 
 
 class Description(BaseModel):
@@ -66,6 +67,7 @@ class TimmDescription(Description):
     crop_mode: str | None = None
     interpolation: str | None = None
     license: str | None = None
+    global_pool: str | None = None
 
 
 class Known(NamedTuple):
@@ -79,6 +81,7 @@ class Known(NamedTuple):
         view: View with which the weights were tested; `WHOLE` if it is not known.
         size: Size of the pictures on which the weights were tested; None if it is not known.
         licence: Licence of the weights; None if it is not known.
+        head: Kind of head that is stated; "" if none is.
         remarks: Other facts about the weights that a message should state.
         outputs: Numbers of outputs that the head is said to have, each preceded by the place where
             the number is stated.
@@ -90,6 +93,7 @@ class Known(NamedTuple):
     view: View = WHOLE
     size: Size | None = None
     licence: str | None = None
+    head: str = ""
     remarks: tuple[str, ...] = ()
     outputs: tuple[tuple[str, int], ...] = ()
 
@@ -130,7 +134,7 @@ def known_of(
     found = {}
     if given is None and (own := _normalization(said, f"{path}: its metadata")):
         found["its metadata"] = own
-    more = _view(vars(said)), size_of(hub.size if hub else said.size), said.licence
+    more = _view(vars(said)), size_of(hub.size if hub else said.size), said.licence, said.head or ""
     known = Known(spec.normalization, said.classes, "", *more)
     passed_over, by_timm = [], False
     for file in (path.parent / name for name in (BESIDE if beside else ())):
@@ -151,6 +155,8 @@ def known_of(
         known = known._replace(classes=known.classes or description.label_names)
         if isinstance(description, TimmDescription):
             known, by_timm = _with_timms(known, file, description), True
+            if description.global_pool == "avg" and "mean_pool" in spec.heads:
+                known = known._replace(head="mean_pool")
         elif description.label_names:
             known = known._replace(
                 outputs=((f"{file}: label_names", len(description.label_names)),)

@@ -144,8 +144,9 @@ def create_model(
             own module; a linen module is returned unchanged, and flax's bridge turns an nnx module
             into a linen module.
         num_classes: Number of logits.
-        head: "linear" (as in pretraining) or "concat_pool" (fastai's), for an architecture that has
-            both; None takes the architecture's first. Your own module keeps its head.
+        head: "linear" (as in pretraining), "concat_pool" (fastai's) or, for a ViT, "mean_pool", for
+            an architecture that offers several; None takes the first. Your own module keeps its
+            head.
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
             Your own module computes in the types that it was made with, whatever is given here.
         remat: Whether a block's activations are recomputed for the gradient, which takes less

@@ -18,7 +18,7 @@ from flax.linen.initializers import constant, normal, truncated_normal, variance
 from jaxtyping import Array, Float
 
 from jaxch5.errors import ConfigError
-from jaxch5.models.layers import HEADS, Dense, Mlp, attention, resample_positions
+from jaxch5.models.layers import OF_TOKENS, Dense, Mlp, attention, resample_positions
 from jaxch5.models.spec import (
     HEAD,
     IMAGENET,
@@ -70,8 +70,8 @@ class VisionTransformer(nn.Module):
         width, heads, depth: Channels of a token, heads of its attention, number of blocks.
         registers: Number of register tokens (2309.16588). If above 0, only patches have positions.
         layer_scale: Initial value of factors that scale what a block adds (2103.17239); 0 for none.
-        head: "linear", on the class token, as in pretraining; or "concat_pool", fastai's layers on
-            the class token concatenated with the mean of the patches.
+        head: "linear", on the class token, as in pretraining; "mean_pool", on the patches' mean; or
+            "concat_pool", fastai's layers on both.
         dtype: Type of the computation.
         remat: Whether a block's activations are recomputed for the gradient, not kept in memory.
         drop_path: Rate of stochastic depth in the last block, rising linearly from 0 in the first.
@@ -121,10 +121,10 @@ class VisionTransformer(nn.Module):
             how = self.heads, self.layer_scale, self.dtype, float(rate), returned[index]
             x = block(*how, name=f"blocks_{index}")(x, train)
         x = nn.LayerNorm(1e-6, name="norm")(x.astype(jnp.float32))
-        pooled = x[:, 0]
-        if self.head != "linear":
-            pooled = jnp.concatenate([pooled, jnp.mean(x[:, prefix:], axis=1)], axis=-1)
-        return HEADS[self.head](self.num_classes, name="head")(pooled, train)
+        pooled = x[:, 0] if self.head == "linear" else jnp.mean(x[:, prefix:], axis=1)
+        if self.head == "concat_pool":
+            pooled = jnp.concatenate([x[:, 0], pooled], axis=-1)
+        return OF_TOKENS[self.head](self.num_classes, name="head")(pooled, train)
 
 
 def timm_name(path: VariablePath) -> str:
@@ -174,7 +174,7 @@ def vit_spec(arch: str, tags: str = "", **sizes: Any) -> ModelSpec:
         stages=("embed", *(f"blocks_{index}" for index in range(model.depth)), HEAD),
         stage_of=stage_of,
         fastai=(1 + model.depth // 2, -(-model.depth // 2), 1),
-        heads=tuple(HEADS),
+        heads=tuple(OF_TOKENS),
         no_decay=("cls_token", "pos_embed", "reg_token"),
         names=Names(timm_name, whose="timm's"),
         weights=weights,

@@ -173,14 +173,17 @@ def timm_config(predictor: Predictor) -> dict[str, Any]:
             f"format = timm: no weights named timm/{spec.name}.TAG are known, so timm does not "
             "have this network; choose stablehlo, onnx or learner"
         )
-    if spec.heads and about.head != spec.heads[0]:
+    of_mean = about.head == "mean_pool"
+    if spec.heads and about.head != spec.heads[0] and not of_mean:
         raise ConfigError(
             f"format = timm: timm's {spec.name} has no head {about.head}; train with "
             f"--model.head {spec.heads[0]}, or choose another format"
         )
     size = height_and_width(about.size)
     # A network with an embedding for each position is built for one size of pictures.
-    fixed = {"img_size": list(size)} if spec.resample else {}
+    fixed: dict[str, Any] = {"img_size": list(size)} if spec.resample else {}
+    # By default, timm's networks that average have their last norm behind the mean.
+    pool: dict[str, Any] = {"global_pool": "avg", "fc_norm": False} if of_mean else {}
     entries = entries_of(spec, about.head)
     (classifier,) = (entry for entry in entries if MARK in entry.shape and len(entry.shape) == 2)
     (first,) = (entry for entry in entries if entry.shape[1:2] == (3,) and len(entry.shape) == 4)
@@ -188,8 +191,9 @@ def timm_config(predictor: Predictor) -> dict[str, Any]:
         "architecture": spec.name,
         "num_classes": count,
         "num_features": classifier.shape[1],
+        **({"global_pool": "avg"} if of_mean else {}),
         "label_names": list(predictor.classes),
-        "model_args": {"num_classes": count, "in_chans": 3, **fixed},
+        "model_args": {"num_classes": count, "in_chans": 3, **fixed, **pool},
         "pretrained_cfg": {
             "custom_load": False,
             "input_size": [3, *size],

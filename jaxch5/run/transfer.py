@@ -198,7 +198,7 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
     old = pretrained.variables["params"].get("head")
     if old is None:
         return "a new head: the weights have no head of a known kind"
-    kind = "concat_pool" if "fc2" in old else "linear"
+    kind = _kind_of_head(pretrained)
     if pretrained.classes is None:
         return "a new head: the classes of the weights' head are unknown"
     if not same_names(classes, pretrained.classes):
@@ -208,6 +208,13 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
     if head and kind != head:
         return f"a new head: theirs is {kind} (--model.head {kind})"
     return f"their head is kept: the same {len(classes)} classes"
+
+
+def _kind_of_head(pretrained: Pretrained) -> str:
+    """Returns the kind of a head; only a statement tells a class token's from the mean's."""
+    if "fc2" in pretrained.variables["params"]["head"]:
+        return "concat_pool"
+    return "mean_pool" if pretrained.head == "mean_pool" else "linear"
 
 
 def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
@@ -225,7 +232,8 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         classes, view = tuple(about["classes"]), view_of(about)
         found = Pretrained(variables, normalization, classes, str(path), "the run", view=view)
-        return found._replace(size=size_of_run(about), licence=about.get("licence"), record=record)
+        found = found._replace(head=about.get("head") or "", size=size_of_run(about))
+        return found._replace(licence=about.get("licence"), record=record)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:
@@ -265,7 +273,10 @@ def last_or_best(
 
 
 def transfer(
-    variables: dict[str, PyTree], pretrained: Pretrained, classes: tuple[str, ...]
+    variables: dict[str, PyTree],
+    pretrained: Pretrained,
+    classes: tuple[str, ...],
+    head: str | None = None,
 ) -> dict[str, PyTree]:
     """Returns variables with the pretrained body, and the pretrained head if that fits too.
 
@@ -273,6 +284,7 @@ def transfer(
         variables: Freshly initialized variables of the new network.
         pretrained: Weights of a network with the same body.
         classes: Names of the new network's classes; a head fits only if its classes are the same.
+        head: Head of the new network; None stands for the architecture's only head.
 
     Raises:
         WeightsError: A part of the body is missing, or does not have the shapes that are needed.
@@ -281,6 +293,7 @@ def transfer(
     def part(name: str, new: PyTree, old: PyTree | None) -> PyTree:
         fits = _shapes(new) == _shapes(old)
         if name == "head":
+            fits = fits and (head is None or head == _kind_of_head(pretrained))
             return old if fits and same_names(classes, pretrained.classes or ()) else new
         if not fits:
             what = "has no" if old is None else "does not have the shapes needed for"

@@ -16,6 +16,7 @@ from jaxch5.models.weights import import_state_dict
 from jaxch5.results.about import About
 from jaxch5.results.artifacts import write_artifact
 from jaxch5.results.predictor import Predictor
+from jaxch5.run.transfer import find_weights
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = ("a", "b", "c", "d", "é")
@@ -246,20 +247,24 @@ def test_timm_loads_the_folder_of_each_kind_of_network(peer, tmp_path):
     np.save(tmp_path / "pictures.npy", pictures)
     plain = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
     expected = {}
-    for arch in FOLDERS:
-        model = create_model(arch, len(CLASSES))
+    heads = {"mean_of_patches": ("vit_small_patch14_dinov2", "mean_pool")}
+    for folder in (*FOLDERS, *heads):
+        arch, head = heads.get(folder, (folder, "linear"))
+        model = create_model(arch, len(CLASSES), head)
         variables = model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False)
         variables = jax.tree.map(lambda x: x * rng.uniform(0.5, 2, x.shape), variables)
         variables = jax.tree.map(jnp.float32, variables)
-        about = About(arch, "linear", "fp32", presize=size, size=size)
+        about = About(arch, head, "fp32", presize=size, size=size)
         predictor = Predictor(model, variables, CLASSES, plain, about)
-        write_artifact(predictor, tmp_path / arch, "timm")
+        write_artifact(predictor, tmp_path / folder, "timm")
+        # What is exported comes back with its kind of head.
+        assert find_weights(tmp_path / folder, arch).head == head
         with jax.default_matmul_precision("highest"):
             seen = normalize(jnp.asarray(pictures), plain)
-            expected[arch] = np.asarray(model.apply(variables, seen, train=False))
-    names = f"FOLDERS, BENCHMARKS = {FOLDERS}, {str(ROOT / 'benchmarks')!r}\n"
+            expected[folder] = np.asarray(model.apply(variables, seen, train=False))
+    names = f"FOLDERS, BENCHMARKS = {[*expected]}, {str(ROOT / 'benchmarks')!r}\n"
     peer(names + LOADED, tmp_path)
-    for arch, logits in expected.items():
+    for folder, logits in expected.items():
         rms = np.sqrt(np.mean(logits**2))
-        worst = np.abs(np.load(tmp_path / f"{arch}.npy") - logits).max() / rms
-        assert worst <= 1e-5, arch
+        worst = np.abs(np.load(tmp_path / f"{folder}.npy") - logits).max() / rms
+        assert worst <= 1e-5, folder

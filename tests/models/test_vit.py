@@ -138,6 +138,14 @@ def compare_with_timm(arch):
     if is_dinov2:
         return
     assert float(loss) == pytest.approx(golden["train_loss"], rel=1e-4)
+    if (of_mean := golden.get("mean_pool")) is not None:
+        evaluate = partial(create_model(arch, 1000, "mean_pool").apply, train=False)
+        with jax.default_matmul_precision("highest"):
+            logits = jax.jit(evaluate)(variables, x)
+        loss_of_mean = cross_entropy(logits, jnp.array([1, 20, 300, 999]))
+        np.testing.assert_allclose(logits[:, :8], of_mean["logits_first8"], rtol=0, atol=atol)
+        assert float(jnp.linalg.norm(logits)) == pytest.approx(of_mean["logits_l2"], rel=1e-4)
+        assert float(loss_of_mean) == pytest.approx(of_mean["train_loss"], rel=1e-4)
     named = ("blocks", "head")
     assert_gradients(arch, grads, lambda name: 1 + (name[0] in named), golden["grad_l2"], 2e-2)
 

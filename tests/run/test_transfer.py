@@ -93,6 +93,17 @@ def test_the_body_is_taken_and_the_head_only_with_its_classes(new, old, head_fro
         assert values == {head_from if name == "head" else 1}
 
 
+@pytest.mark.parametrize("stated", ["", "linear", "mean_pool"])
+@pytest.mark.parametrize("head", ["linear", "mean_pool"])
+def test_a_head_on_the_class_token_does_not_become_one_on_the_mean(stated, head):
+    """The two have the same shapes, and only what is stated tells them apart."""
+    source = pretrained(head="linear")._replace(head=stated)
+    taken = transfer(variables_of(0, head="linear"), source, PETS, head)
+    is_same = head == (stated or "linear")
+    assert origins(taken)["params", "head"] == {1 if is_same else 0}
+    assert ("their head is kept" in describe(source, head, PETS)) == is_same
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [("params", "conv1"), ("params", "layer4_1"), ("batch_stats", "bn1")]
 )

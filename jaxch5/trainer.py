@@ -293,7 +293,7 @@ class Trainer(Guarded):
     def _about(self) -> dict[str, Any]:
         of = self.model, self.spec, self._frozen.frozen_to, self.recipe, self.data, self._seed
         about = about_run(*of, self.normalization, self.view, self.licence)
-        return about | self._past.described()
+        return about | self._past.described(self.data)
 
     @alone
     def restore(self, run: RunDir) -> bool:
@@ -323,7 +323,7 @@ class Trainer(Guarded):
             write_metrics(run, records)
         self.recorder.records[:] = records
         self._kept, self._restored = None, True
-        self._past.restore(run, saves.about(int(self.state.step)), len(self.data.train))
+        self._past.restore(run, saves.about(int(self.state.step)), self.data)
         return True
 
     def _saved(self, saves: StoredCheckpoints, step: int) -> Saved:

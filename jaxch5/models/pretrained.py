@@ -135,7 +135,7 @@ def from_file(
             read, remarks = _of_flax(tensors), known.remarks
             colours, classes, source = known[:3]
             own = Pretrained(read, colours, classes, str(path), source, remarks=remarks)
-            return own._replace(size=known.size)
+            return own._replace(size=known.size, head=known.head)
         found = find_network(tensors, spec, part, head)
         if spec.recognizes and (holds := architecture_of(found.entries)) not in (spec.name, None):
             line = f"holds weights of {holds}, not of {spec.name} (--model.arch {holds})"

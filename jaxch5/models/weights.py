@@ -167,7 +167,14 @@ def export_state_dict(
     paths = {entry.path for entry in wanted}
     _refuse(spec, "is missing", [dotted(e.path) for e in wanted if e.path not in flat])
     _refuse(spec, "is not part of it", [dotted(path) for path in flat if path not in paths])
-    counted = find_network(counters, spec, head=head).entries if counters else {}
+    counted, written = (
+        dict(counters),
+        {rename(entry.name.replace("running_var", COUNTER), renamed) for entry in wanted},
+    )
+    if counters and not counters.keys() & written:
+        # The state dict may have prefixes, or the names of another library.
+        found = find_network(counters, spec, head=head).entries
+        counted = {rename(name, renamed): value for name, value in found.items()}
     state_dict = {}
     for path, name, shape in wanted:
         if not _fits(spec, path, given[path].shape, shape):
@@ -176,8 +183,8 @@ def export_state_dict(
             )
         state_dict[rename(name, renamed)] = np.asarray(given[path], order="C")
         if name.endswith("running_var"):
-            counter = name.replace("running_var", COUNTER)
-            state_dict[rename(counter, renamed)] = np.asarray(counted.get(counter, 0), np.int64)
+            counter = rename(name.replace("running_var", COUNTER), renamed)
+            state_dict[counter] = np.asarray(counted.get(counter, 0), np.int64)
     return state_dict
 
 

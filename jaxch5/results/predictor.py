@@ -341,7 +341,7 @@ def load_learner(
     if pretrained.classes is None:
         raise WeightsError(f"{path}: has no class names; {EXPORT}")
     arch = spec if model is None or isinstance(model, str) else model
-    head = about.head if isinstance(arch, str | ModelSpec) and spec.heads else None
+    head = (pretrained.head or about.head) if isinstance(arch, ModelSpec) and spec.heads else None
     network = create_model(arch, len(pretrained.classes), head, dtype_of(about.precision))
     about = about._replace(head=head_of(network, spec))
     check_weights(path, network, pretrained, about.size)

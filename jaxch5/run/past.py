@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxch5.data.block import Data
 from jaxch5.errors import TrainingError
 from jaxch5.metrics import CHANGES
 from jaxch5.run.checkpoint import StoredCheckpoints
 from jaxch5.run.directory import RunDir
 
+# Key of the digest of the pictures in a checkpoint's description.
+PICTURES = "pictures"
 # Key of `offset` in a checkpoint's description, which lacks it, like `CHANGES`, if it is 0.
 OFFSET = "epoch_offset"
 
@@ -68,17 +71,21 @@ class Past:
             )
         self.runs.add(run.path)
 
-    def described(self) -> dict[str, int]:
-        """Returns what a checkpoint's description says about the past."""
+    def described(self, data: Data) -> dict[str, Any]:
+        """Returns what a checkpoint's description says about the past and the present data."""
         said = {OFFSET: self.offset, CHANGES: self.changes}
-        return {name: count for name, count in said.items() if count}
+        counts = {name: count for name, count in said.items() if count}
+        return {PICTURES: data.pictures.digest, **counts}
 
-    def restore(self, run: RunDir, about: Mapping[str, Any], length: int) -> None:
+    def restore(self, run: RunDir, about: Mapping[str, Any], data: Data) -> None:
         """Takes over the past of a run, and forgets its own.
 
         Args:
             run, about: Run, and the description of its checkpoint.
-            length: Number of batches per epoch in the run.
+            data: Data that the run goes on with.
         """
+        digest = data.pictures.digest
         self.offset, self.changes = about.get(OFFSET, 0), about.get(CHANGES, 0)
-        self.length, self.runs = length, {run.path}
+        # The run may have ended before the first checkpoint on these data.
+        self.changes += about.get(PICTURES, digest) != digest
+        self.length, self.runs = len(data.train), {run.path}

@@ -43,11 +43,13 @@ def with_tested_size(
     use = USES.get(prog.rpartition(" ")[2], Use())
     values = flat(without(deep_update(on_file, given), ["data.size"]))
     # The default presize depends on the size, so a command that reads only the presize needs it.
-    is_read = use.of("data.size") or (use.of("data.presize") and "data.presize" not in values)
+    is_named = use.of("model.weights") or "model.weights" in values
+    for_presize = use.of("data.presize") and "data.presize" not in values and is_named
+    is_read = use.of("data.size") or for_presize
     if sizes[1] not in (None, WEIGHTS) or not is_read:
         return without(on_file, ["data.size"]), given
     weights, arch = (value_of(f"model.{name}", values, own_default) for name in ("weights", "arch"))
-    if sizes[1] == WEIGHTS and not use.of("model.weights") and "model.weights" not in values:
+    if not is_named:
         size, reason = None, f"{prog} does not know which weights are meant"
     else:
         size, reason = _tested_size(weights, arch)

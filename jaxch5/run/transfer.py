@@ -198,7 +198,7 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
     old = pretrained.variables["params"].get("head")
     if old is None:
         return "a new head: the weights have no head of a known kind"
-    kind = _kind_of_head(pretrained)
+    kind = pretrained.head or ("concat_pool" if "fc2" in old else "linear")
     if pretrained.classes is None:
         return "a new head: the classes of the weights' head are unknown"
     if not same_names(classes, pretrained.classes):
@@ -210,11 +210,13 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
     return f"their head is kept: the same {len(classes)} classes"
 
 
-def _kind_of_head(pretrained: Pretrained) -> str:
-    """Returns the kind of a head; only a statement tells a class token's from the mean's."""
-    if "fc2" in pretrained.variables["params"]["head"]:
-        return "concat_pool"
-    return "mean_pool" if pretrained.head == "mean_pool" else "linear"
+def _fits_head(pretrained: Pretrained, head: str | None) -> bool:
+    """Checks whether a head may be of this kind; its shapes decide what is not stated.
+
+    A head on the class token and one on the mean have the same shapes, so one that is not stated to
+    be on the mean is on the class token.
+    """
+    return head is None or head == pretrained.head or not (pretrained.head or head == "mean_pool")
 
 
 def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
@@ -232,7 +234,8 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         classes, view = tuple(about["classes"]), view_of(about)
         found = Pretrained(variables, normalization, classes, str(path), "the run", view=view)
-        found = found._replace(head=about.get("head") or "", size=size_of_run(about))
+        head = {**about.get(CONDITIONS, {})}.get("head") or ""
+        found = found._replace(head=head, size=size_of_run(about))
         return found._replace(licence=about.get("licence"), record=record)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
@@ -293,7 +296,7 @@ def transfer(
     def part(name: str, new: PyTree, old: PyTree | None) -> PyTree:
         fits = _shapes(new) == _shapes(old)
         if name == "head":
-            fits = fits and (head is None or head == _kind_of_head(pretrained))
+            fits = fits and _fits_head(pretrained, head)
             return old if fits and same_names(classes, pretrained.classes or ()) else new
         if not fits:
             what = "has no" if old is None else "does not have the shapes needed for"

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 import jaxch5 as jx
 from jaxch5.cli import run
+from jaxch5.config.settings import Config
 from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.evaluate import EvaluateOptions, evaluate
 from jaxch5.export import ExportOptions, export
@@ -32,6 +33,7 @@ from jaxch5.models.weights import export_state_dict, import_state_dict
 from jaxch5.optim.groups import group_rates
 from jaxch5.optim.optimizer import is_matrix
 from jaxch5.predict import PredictOptions, predict
+from jaxch5.run.directory import create_run
 from jaxch5.train import TrainOptions, train
 from jaxch5.training.freezing import layer_groups
 from jaxch5.transfer_profile import ProfileOptions, transfer_profile
@@ -449,3 +451,28 @@ def test_it_goes_the_whole_way_from_the_command_line(named, pictures, tmp_path, 
 
 if __name__ == "__main__":
     compare_with_timm(sys.argv[1])
+
+
+def test_a_run_is_loaded_with_the_head_that_it_trained_whatever_its_configuration_says(tmp_path):
+    """The heads on the class token and on the mean have the same weights, but not the same answers.
+
+    So do the run's weights when training begins from them.
+    """
+    block = jx.DataBlock(jx.digits(), jx.random_split(0.98), presize=16, size=16, augment=None)
+    data = block.load(batch_size=16)
+    learn = jx.vision_learner(data, SPEC, "none", head="mean_pool")
+    config = Config.model_validate({"data": {"presize": 16, "size": 16}})
+    assert config.model.head == "linear"
+    learn.run = create_run(config, tmp_path / "run")
+    learn.fit(1, 1e-2)
+    loaded = jx.load_learner(learn.run.path, SPEC)
+    assert loaded.about.head == "mean_pool"
+    picture = jx.digits().read(0)
+    expected = learn.predict(picture).probabilities
+    np.testing.assert_allclose(loaded.predict(picture).probabilities, expected, atol=1e-6)
+    lines = []
+    again = jx.vision_learner(data, SPEC, learn.run.path, head="mean_pool", say=lines.append)
+    assert "their head is kept" in lines[0]
+    np.testing.assert_array_equal(again.get_preds()[0], learn.get_preds()[0])
+    jx.vision_learner(data, SPEC, learn.run.path, head="linear", say=lines.append)
+    assert "a new head: theirs is mean_pool (--model.head mean_pool)" in lines[1]

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import jaxch5 as jx
 from jaxch5.config.settings import Config
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
+from jaxch5.data.split import random_split
 from jaxch5.errors import TrainingError
 from jaxch5.learner import vision_learner
 from jaxch5.run.directory import create_run
 from jaxch5.run.hooks.checkpoints import Saving
+from jaxch5.run.past import Past
 from jaxch5.training.events import Step
+from jaxch5.training.guard import are_comparable
 
 
 class Tiny(nn.Module):
@@ -126,6 +130,23 @@ def test_data_stay_other_data_if_training_on_them_is_interrupted(block, source, 
     again.fit(7, 1e-5)
     assert again.record == again.records[-1]
     assert again.record["data_changes"] == 1
+
+
+def test_a_checkpoint_of_earlier_pictures_makes_the_present_ones_other_data(block, tmp_path):
+    """As after a process was killed on other data, before it saved its first checkpoint there."""
+    data, run, past = block.load(batch_size=60), new_run(tmp_path / "run"), Past()
+    about = past.described(data)
+    for said, changes in ((about, 0), ({}, 0), (about | {"pictures": "others"}, 1)):
+        past.restore(run, said, data)
+        assert (past.changes, past.length, past.runs) == (changes, 2, {run.path})
+
+
+def test_a_folder_that_is_read_again_is_comparable_but_not_with_another_reader(pictures):
+    first, again = jx.from_folder(pictures), jx.from_folder(pictures)
+    other = replace(again, read=lambda item: again.read(0))
+    made = [DataBlock(of, random_split(), 12, 8).load(8) for of in (first, again, other)]
+    assert are_comparable(made[0], made[1])
+    assert not are_comparable(made[0], made[2])
 
 
 def test_a_restored_learner_writes_on_in_the_restored_run_alone(block, tmp_path):

@@ -90,6 +90,11 @@ def test_a_file_of_settings_may_have_it_and_the_command_line_takes_precedence(we
     assert parse(Options, argv, "jaxch5 pack").settings().data.presize == 432
     argv += ["--data.presize", "300"]
     assert parse(Options, argv, "jaxch5 pack").settings().data.presize == 300
+    # Which weights training will begin from is not guessed.
+    file.write_text('[data]\nsize = "weights"\n')
+    assert parse(Options, argv[:-2], "jaxch5 pack").settings().data.presize == 192
+    with pytest.raises(ConfigError, match="jaxch5 show does not know which weights are meant; cho"):
+        parse(Options, argv[:-2], "jaxch5 show")
 
 
 def test_it_is_refused_if_no_size_is_stated_or_no_weights_are_meant(tmp_path, monkeypatch):

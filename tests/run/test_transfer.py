@@ -104,6 +104,19 @@ def test_a_head_on_the_class_token_does_not_become_one_on_the_mean(stated, head)
     assert ("their head is kept" in describe(source, head, PETS)) == is_same
 
 
+@pytest.mark.parametrize("stated", ["", "mlp"])
+def test_a_head_of_ones_own_is_kept(stated):
+    """If its kind is not stated, its shapes decide."""
+    source = pretrained(head="linear")._replace(head=stated)
+    taken = transfer(variables_of(0, head="linear"), source, PETS, "mlp")
+    assert origins(taken)["params", "head"] == {1}
+
+
+def test_the_head_of_a_run_is_the_one_that_it_trained(tmp_path):
+    path = run_with(tmp_path, [(4, 0.5)], conditions={"head": "mean_pool"})
+    assert find_weights(path, "resnet18").head == "mean_pool"
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [("params", "conv1"), ("params", "layer4_1"), ("batch_stats", "bn1")]
 )

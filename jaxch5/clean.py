@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from jaxch5.results.predictor import Predictor
 
 SUSPECTS, ANSWERS, LABELS = "suspects.json", "answers.jsonl", "labels.csv"
-# Name of the file with the settings for training on the corrected labels.
 # Settings that find, label and split pictures; labels.csv takes the place of all of them.
 OF_THE_SET = (
     *("path", "archive", "sha256", "tfds", "tfds_dir", "root", "pattern", "train", "valid"),

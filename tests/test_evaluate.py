@@ -339,7 +339,7 @@ OBEYED = {
     "data.archive": (f"{ARCHIVE} DIGEST", ""),
     "data.sha256": (f"{ARCHIVE} {64 * '0'}", "has the SHA-256 .*, not the one given"),
     "data.tfds": ("--data.tfds no_such_set", "data.tfds = no_such_set: "),
-    "data.tfds_dir": (TFDS, "is not prepared in .*/places0/sets/oxford_iiit_pet"),
+    "data.tfds_dir": (TFDS, "is not prepared in .*/sets/oxford_iiit_pet"),
     "data.range": ("--data.path plain --data.range 8191", ""),
     "data.max_pixels": (
         "--data.path large --data.max-pixels 1000000",

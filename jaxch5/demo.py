@@ -183,26 +183,24 @@ def examples(run: Path, folder: Path) -> list[str]:
     """Writes some of a run's validation pictures into a folder, and returns the files' paths.
 
     One picture of each class comes first. No picture is written if the run has no record of its
-    validation pictures, and no more are written once one of them cannot be read. Nothing is
-    downloaded just because a run names it.
+    validation pictures, and no more are written once one of them cannot be read. Nothing is fetched
+    just because a run names it: no picture is written if the set, or a link in its table, is not on
+    this machine.
     """
     from jaxch5.config.building import load_source
     from jaxch5.data.canvases import whole_picture
     from jaxch5.data.pictures import find, pictures_of, read_pictures
     from jaxch5.run.directory import open_run
-    from jaxch5.util.address import is_address
 
     files: list[str] = []
     try:
         directory, config = open_run(run)
-        data, pictures = config.data, read_pictures(directory.pictures_file)
-        here = data.path is None or isinstance(data.path, Path)
-        if pictures is None or not here or data.tfds or data.archive:
+        pictures = read_pictures(directory.pictures_file)
+        if pictures is None:
             return files
-        source = load_source(data)
+        source = load_source(config.data, fetch=False)
         found = find(pictures, pictures_of(source))
-        local = np.array([not is_address(name) for name in pictures.references])
-        there = np.flatnonzero(pictures.held_out & found.same & local)
+        there = np.flatnonzero(pictures.held_out & found.same)
         # One picture of each class comes before a second one of any class.
         _, first = np.unique(pictures.labels[there], return_index=True)
         chosen = there[[*first, *np.setdiff1d(np.arange(len(there)), first)]][:EXAMPLES]

@@ -16,6 +16,7 @@ import requests
 from PIL import Image
 
 from jaxch5.cli import run
+from jaxch5.data.sources import download
 from jaxch5.demo import (
     HEIGHT,
     LOOKED,
@@ -183,6 +184,39 @@ def test_examples_are_pictures_that_were_validated_one_of_each_class_first(train
     labels = [contents[Path(file).read_bytes()] for file in files]
     assert sorted(labels[:2]) == [0, 1]
     assert examples(tmp_path, tmp_path) == []
+
+
+FAR = "http://127.0.0.1:9/evil"
+
+
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [
+        ('path = "TABLE"', 8),
+        ('path = "TABLE_WITH_A_LINK"', 0),
+        (f'archive = "{FAR}.zip"', 0),
+        ('path = "memory://evil"', 0),
+    ],
+)
+def test_examples_fetch_nothing_that_a_run_names(
+    place, count, trained, pictures, tmp_path, monkeypatch
+):
+    """A table on this machine may hold links, which someone else has chosen."""
+    run, asked = tmp_path / "run", []
+    shutil.copytree(trained[0], run, ignore=shutil.ignore_patterns("checkpoints"))
+    rows = [f"{file},{file.parent.name}" for file in sorted(pictures.glob("*/*.jpg"))]
+    rows = [row.removeprefix(f"{pictures}/") for row in rows]
+    tables = {"TABLE_WITH_A_LINK": [*rows, f"{FAR}.jpg,red"], "TABLE": rows}
+    config = run / "config.toml"
+    text = re.sub('path = ".*"', place, config.read_text())
+    for name, lines in tables.items():
+        table = tmp_path / f"{name}.csv"
+        table.write_text("\n".join(["image,label", *lines]))
+        text = text.replace(f'"{name}"', f'"{table}"\nroot = "{pictures}"')
+    config.write_text(text)
+    monkeypatch.setattr(download, "fetch", lambda address, file: asked.append(address))
+    assert len(examples(run, tmp_path)) == count
+    assert asked == []
 
 
 @with_gradio

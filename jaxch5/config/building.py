@@ -25,21 +25,25 @@ from jaxch5.data.sources.folder import from_folder, from_regex
 from jaxch5.data.sources.table import from_csv, is_table
 from jaxch5.data.split import Split, column_split, divide, folder_split, random_split
 from jaxch5.data.verify import check_heads, readable
-from jaxch5.errors import ConfigError
+from jaxch5.errors import ConfigError, DataError
 from jaxch5.framing import height_and_width, size_text
-from jaxch5.util.address import Address
+from jaxch5.util.address import Address, is_address
 from jaxch5.util.imports import load_function
 from jaxch5.util.text import counted
 
 
-def load_source(settings: DataConfig) -> Source:
+def load_source(settings: DataConfig, fetch: bool = True) -> Source:
     """Returns the labelled pictures that the settings name, along with how to decode them.
 
+    Args:
+        settings: Settings that name the pictures.
+        fetch: Whether pictures may be fetched; if not, only files on this machine are read.
+
     Raises:
-        DataError: The pictures or their classes cannot be found.
+        DataError: The pictures or their classes cannot be found, or may not be fetched.
         ConfigError: Settings do not fit the source.
     """
-    source = _found(settings)
+    source = _found(settings, fetch)
     if source.presized is None:
         source = replace(source, reading=Reading(settings.range, settings.max_pixels))
         if not source.reading.range.startswith("auto") and not may_be_deep(source):
@@ -89,7 +93,10 @@ def epochs_for(pictures: int, from_scratch: bool) -> int:
     return min(max(round(most * 0.5 ** math.log10(max(pictures, 1) / 200)), least), most)
 
 
-def _found(settings: DataConfig) -> Source:
+def _found(settings: DataConfig, fetch: bool) -> Source:
+    places = settings.tfds, *filter(is_address, (settings.archive, settings.path))
+    if not fetch and (place := next(filter(None, places), None)):
+        raise DataError(f"{place}: is not on this machine, and nothing is to be fetched")
     if settings.tfds is not None:
         from jaxch5.data.sources.tfds import from_tfds
 
@@ -108,7 +115,8 @@ def _found(settings: DataConfig) -> Source:
         return from_packed(settings.path)
     assert isinstance(settings.path, Path)
     if is_table(settings.path):
-        return from_csv(settings.path, settings.image_column, settings.label_column, settings.root)
+        columns = settings.image_column, settings.label_column
+        return from_csv(settings.path, *columns, settings.root, fetch)
     if settings.path.is_file():
         from jaxch5.data.sources.archive import from_archive, is_archive
 

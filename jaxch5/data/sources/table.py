@@ -30,6 +30,7 @@ def from_csv(
     image: str = "image",
     label: str = "label",
     root: str | os.PathLike[str] | None = None,
+    fetch: bool = True,
 ) -> Source:
     """Reads pictures that are listed in a table with a header, each in a row with its class.
 
@@ -46,12 +47,13 @@ def from_csv(
         image: Name of the column of paths or links.
         label: Name of the column of class names.
         root: Folder that paths are relative to; None means the folder that the table is in.
+        fetch: Whether links may be fetched; if not, a table with links is refused.
 
     Raises:
         DataError: The file cannot be read, lists no pictures, lacks one of the two columns, or has
             two of the same name; a row has more or fewer cells than the header, or its cell for the
             picture or the class is empty; or a picture does not exist, matches several files, or
-            cannot be fetched.
+            cannot or may not be fetched.
 
     Example:
         >>> import numpy as np, tempfile
@@ -85,8 +87,11 @@ def from_csv(
     references, found_otherwise = _references(file, folder, lines, cells[image])
     class_names = [cell.strip() for cell in cells[label]]
     notes += found_otherwise + _repeated(references, class_names)
+    links = dict.fromkeys(filter(is_address, references))
+    if links and not fetch:
+        raise DataError(f"{file}: lists {next(iter(links))}, and nothing is to be fetched")
     try:
-        fetched = fetch_links(dict.fromkeys(filter(is_address, references)))
+        fetched = fetch_links(links)
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     others = {name: column for name, column in cells.items() if name not in (image, label)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from jaxch5.cli import Options, run
 from jaxch5.config.toml import deep_update
+from jaxch5.framing import MAX_SIDE, height_and_width, parse_size
 from jaxch5.util.text import counted, print_line, print_list
 
 
@@ -38,11 +40,14 @@ class PackOptions(Options):
 
     @classmethod
     def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Sets `data.size`, if not given, to `data.presize`, since no network runs here."""
+        """Sets `data.size` to `data.presize` if it is larger or not given: no network runs here."""
         values = super().meant(values)
         data = values.get("data", {})
-        if "presize" in data and "size" not in data:
-            return deep_update(values, {"data": {"size": data["presize"]}})
+        # The validation says what is wrong with a value that is not a number.
+        with suppress(KeyError, TypeError, ValueError):
+            size = parse_size(data.get("size", MAX_SIDE))
+            if max(height_and_width(size)) > int(data["presize"]):
+                return deep_update(values, {"data": {"size": data["presize"]}})
         return values
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxch5.cli import run
+from jaxch5.cli import parse, run
 from jaxch5.config.building import load_data
 from jaxch5.config.settings import Config, from_toml
 from jaxch5.errors import ConfigError
@@ -52,6 +52,25 @@ def test_what_is_left_out_is_listed(pictures, tmp_path, capsys):
     assert set(report) == {
         "out", "pictures", "classes", "presize", "shards", "bytes", "seconds", "skipped",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words", [("--data.valid-fraction", "0.5"), ("--data.stratify",), ("--data.split-seed", "1")]
+)
+def test_a_random_split_is_left_to_those_who_train_on_the_set(words, pictures, tmp_path, capsys):
+    assert started(pictures, tmp_path / "set", *words) == 2
+    assert f"{words[0].lstrip('-').replace('-', '_')}: jaxch5 pack does" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_presize_may_be_below_the_size_of_the_file(pictures, tmp_path, capsys):
+    """The file is meant for training; no network runs here, and --data.size is refused."""
+    argv = ["--config", "pets_resnet50", pictures, tmp_path / "set"]
+    assert started(*argv, "--data.presize", 200) == 0
+    assert "at presize 200" in capsys.readouterr().out
+    for words, size in (((), 224), (("--data.presize", "300"), 224)):
+        options = parse(PackOptions, [*map(str, argv), *words], "jaxch5 pack")
+        assert options.data.size == size
 
 
 @pytest.fixture

@@ -39,10 +39,8 @@ _FOUND = (
     *("data.tfds", "data.tfds_dir", "data.archive", "data.sha256"),
     *("data.range", "data.max_pixels"),
 )
-_SPLIT = (
-    *("data.split", "data.split_column"),
-    *("data.valid_fraction", "data.stratify", "data.split_seed"),
-)
+_OWN_SPLIT = ("data.split", "data.split_column")
+_SPLIT = (*_OWN_SPLIT, "data.valid_fraction", "data.stratify", "data.split_seed")
 _OFTEN = ("data.batch_size", "model.arch", "model.weights")
 _TRAINED = ("model.arch", "model.task", "model.threshold")
 _EVALUATION = ("-data.crop_pct", "-data.interpolation")
@@ -76,7 +74,7 @@ USES = {
     "demo": Use(("data.range", "data.max_pixels", *_TRAINED), ("model.threshold",)),
     "export": Use(_TRAINED, ("model.threshold",)),
     "pack": Use(
-        (*_FOUND, *_SPLIT, "data.on_bad", "data.presize", "data.method", "seed"),
+        (*_FOUND, *_OWN_SPLIT, "data.on_bad", "data.presize", "data.method", "seed"),
         ("data.pattern", "data.presize", "data.method", "data.on_bad"),
     ),
     "transfer_profile": Use(("", *_WATCHING), ("model.arch", "model.weights", "fit.epochs")),

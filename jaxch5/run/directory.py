@@ -23,15 +23,16 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-from jaxch5.config.settings import Config, DataConfig, from_toml
+from jaxch5.config.settings import SOURCES, Config, DataConfig, from_toml
 from jaxch5.config.toml import to_toml
 from jaxch5.data.sources.table import is_table
 from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.metrics import Record
-from jaxch5.util.address import LISTED, expanded
+from jaxch5.util.address import LISTED, expanded, is_address
 from jaxch5.util.files import to_json, unused, write_file
 
 
@@ -128,6 +129,17 @@ def open_run(path: Path) -> tuple[RunDir, Config]:
     if not run.config_file.is_file():
         raise ConfigError(f"{path}: is not a run directory: it has no {run.config_file.name}")
     return run, from_toml(run.config_file, recorded=True)
+
+
+def name_of_set(settings: DataConfig) -> str:
+    """Returns the name of the set from which settings take the pictures.
+
+    Example:
+        >>> name_of_set(DataConfig(archive="https://example.org/pets.zip?download=1"))
+        'pets.zip'
+    """
+    place = next((str(one) for name in SOURCES if (one := getattr(settings, name))), "digits")
+    return PurePosixPath(urlsplit(place).path if is_address(place) else place).name
 
 
 def home_of(settings: DataConfig) -> Path | None:
@@ -239,6 +251,5 @@ def _write_lines(file: Path, lines: Iterable[Mapping[str, object]]) -> None:
 
 
 def _name(config: Config) -> str:
-    folder = config.data.path
-    # An import path has a colon, which some file systems do not allow.
-    return f"{folder.name if folder else 'digits'}-{config.model.arch.replace(':', '.')}"
+    # A prepared set's version and an import path have a colon, which some file systems forbid.
+    return f"{name_of_set(config.data)}-{config.model.arch}".replace(":", ".")

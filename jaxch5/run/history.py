@@ -17,7 +17,7 @@ from jaxch5.data.pictures import Pictures, find, read_pictures
 from jaxch5.data.recognition import recognize
 from jaxch5.errors import CheckpointError, Jaxch5Error
 from jaxch5.metrics import Best, Record, best_by, is_number, wilson_interval
-from jaxch5.run.directory import RunDir, home_of, is_locked, open_run
+from jaxch5.run.directory import RunDir, home_of, is_locked, name_of_set, open_run
 
 # States of a run.
 ENDED, TRAINING, CUT = "ended", "training", "cut off"
@@ -47,8 +47,7 @@ class PastRun(NamedTuple):
     @property
     def pictures(self) -> str:
         """The name of the set from which the run takes its pictures."""
-        found = (getattr(self.config.data, name) for name in SOURCES)
-        return next((Path(str(one)).name for one in found if one), "digits")
+        return name_of_set(self.config.data)
 
     @property
     def best(self) -> Best:

@@ -51,6 +51,23 @@ def test_runs_begun_in_the_same_second_do_not_meet(tmp_path, monkeypatch):
     assert all("digits-resnet18" in run.name for run in runs)
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ({"tfds": "oxford_iiit_pet:3.*.*"}, "oxford_iiit_pet.3.*.*"),
+        ({"archive": "https://example.org/pets.zip?download=1"}, "pets.zip"),
+        ({"archive": "sets/pets.zip"}, "pets.zip"),
+        ({"path": "my photos"}, "my photos"),
+        ({"path": "s3://bucket/flowers"}, "flowers"),
+        ({}, "digits"),
+    ],
+)
+def test_a_run_is_named_after_its_set(data, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = create_run(Config.model_validate({"data": data}))
+    assert run.path.name.partition("-")[2].split("-", 2)[2].endswith(f"-{name}-resnet18")
+
+
 def test_a_run_is_never_written_over(tmp_path):
     create_run(Config(), tmp_path)
     with pytest.raises(

@@ -15,8 +15,11 @@ import numpy as np
 from jaxtyping import Int
 from scipy.stats import binom, binomtest, fisher_exact, kendalltau, norm, poisson
 
-from jaxch5.config.cases import SOURCES
+from jaxch5.config.building import epochs_for
+from jaxch5.config.cases import SOURCES, chosen, value_of
+from jaxch5.config.section import own_default
 from jaxch5.config.settings import Config
+from jaxch5.config.toml import flat
 from jaxch5.data.sampler import IMBALANCE
 from jaxch5.errors import ConfigError
 from jaxch5.metrics import is_number
@@ -172,8 +175,23 @@ def _from_scratch(
         yield Advice(
             f"Training began from random weights, with {mean:,.0f} training pictures per class: "
             "starting from ImageNet's weights is likely better",
-            _like(run, "train", "--model.weights", "imagenet"),
+            _like(run, "train", *_from_weights(config, int(counts.sum()))),
         )
+
+
+def _from_weights(config: Config, pictures: int) -> Iterator[str]:
+    """Yields options to begin from ImageNet's weights, with the defaults that go with them.
+
+    The run's file has values for all settings, and so those that training from scratch gets by
+    default.
+    """
+    values = flat(config)
+    new = chosen(values, own_default) | {"model.weights": "imagenet"}
+    if config.fit.epochs == epochs_for(pictures, from_scratch=True):
+        new["fit.epochs"] = epochs_for(pictures, from_scratch=False)
+    for key, old in values.items():
+        if (value := value_of(key, new, own_default)) != old:
+            yield from (f"--{key.replace('_', '-')}", str(value))
 
 
 def _length(

@@ -112,6 +112,30 @@ def test_few_photographs_are_a_reason_to_begin_from_weights(weights, counts, dat
     assert advise("run", settings, perfect, (), np.full(4, counts)) == []
 
 
+@pytest.mark.parametrize(
+    ("fit", "expected"),
+    [
+        ({"epochs": 41}, ("fine_tune", 41, 0.3, 5.0)),
+        ({"epochs": 40}, ("fine_tune", 12, 0.3, 5.0)),
+        ({"epochs": 40, "div": 10.0}, ("fine_tune", 12, 0.3, 10.0)),
+        ({"epochs": 40, "schedule": "flat_cosine"}, ("flat_cosine", 12, 0.75, 25.0)),
+    ],
+)
+def test_who_begins_from_weights_gets_the_schedule_that_goes_with_them(fit, expected, tmp_path):
+    """The run's file has the schedule and the epochs of training from scratch."""
+    from jaxch5.run.directory import create_run
+
+    settings = config(
+        data={"path": str(tmp_path), "size": 64, "presize": 80}, model={"weights": "none"}, fit=fit
+    )
+    run = create_run(settings, tmp_path / "run").path
+    (one,) = advise(str(run), settings, answers(even(70, 10)), (), np.full(4, 50))
+    new = parse(train.TrainOptions, shlex.split(one.command)[2:], "jaxch5 train").settings()
+    assert new.model.weights == "imagenet"
+    assert (new.fit.schedule, new.fit.epochs, new.fit.pct_start, new.fit.div) == expected
+    assert (new.data, new.augment) == (settings.data, settings.augment)
+
+
 @pytest.mark.parametrize(("trained", "said"), [(40, True), (1, False), (None, False)])
 def test_a_class_without_pictures_for_validation_is_named(trained, said):
     """If a class has no validation pictures, the advice is to split by class.

@@ -530,6 +530,23 @@ def test_a_run_goes_on_where_its_pictures_moved(stopped, finished, capsys, monke
     assert from_toml(run / "config.toml").data.path == moved
 
 
+def test_a_run_goes_on_where_its_archive_moved(stopped, finished, tmp_path, capsys, monkeypatch):
+    """An earlier version recorded an archive's path as it was given, even if it was relative."""
+    run, folder = stopped
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    archive = shutil.make_archive(tmp_path / "images", "zip", folder)
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace(f'path = "{folder}"', 'archive = "images.zip"'))
+    monkeypatch.chdir(folder)
+    status, _, err = run_in_process(capsys, monkeypatch, "--resume", run)
+    assert status == 1
+    assert "images.zip: cannot be read" in err
+    status, _, err = run_in_process(capsys, monkeypatch, "--resume", run, "--data.archive", archive)
+    assert status == 0, err
+    assert records(run) == records(finished[0])
+    assert from_toml(config).data.archive == archive
+
+
 @pytest.mark.parametrize(("to", "line"), [(None, "is gone"), ("red", "(and 1 other)")])
 def test_a_run_does_not_go_on_without_a_picture(to, line, stopped, capsys, monkeypatch):
     """A run is not resumed if one of its pictures is gone or is in another class's folder."""

@@ -40,7 +40,7 @@ from jaxch5.framing import (
     size_text,
 )
 from jaxch5.models.registry import architectures
-from jaxch5.util.address import NO_WEIGHTS, Address, is_address, is_on_hub
+from jaxch5.util.address import NO_WEIGHTS, Address, expanded, is_address, is_on_hub
 from jaxch5.util.imports import FORM, check_choice
 from jaxch5.util.limits import LIMITS, is_within
 from jaxch5.util.text import is_text, printable
@@ -61,7 +61,7 @@ MAY_CHANGE = (
 # Decoding a picture with this many pixels takes a gigabyte of memory at most.
 MAX_PIXELS = 80_000_000
 # Settings that say where the pictures are. They may differ if the run has recorded its pictures.
-MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
+MAY_MOVE = ("data.path", "data.root", "data.tfds_dir", "data.archive")
 # Settings of the data that decide how a run splits its pictures and how its network sees them.
 OF_THE_RUN = (
     *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
@@ -116,7 +116,7 @@ class DataConfig(Section):
         None, description="folder with prepared sets; by default tensorflow-datasets' own folder"
     )
     archive: str | None = Field(
-        None, description="address of a zip or tar file of pictures, fetched once"
+        None, description="address of a zip or tar file of pictures, fetched once, or its path"
     )
     sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the archive, 64 hexadecimal digits"
@@ -226,15 +226,16 @@ class DataConfig(Section):
             raise ValueError(f"data.range = {error}") from None
         return text
 
-    @field_validator("path", "root", "tfds_dir")
+    @field_validator("path", "root", "tfds_dir", "archive")
     @classmethod
-    def _from_anywhere(cls, path: Path | Address | None) -> Path | Address | None:
+    def _from_anywhere(cls, path: Path | str | None) -> Path | str | None:
         """Makes paths absolute, so that a run can be resumed from another directory."""
         if path is not None and not is_text(str(path)):
-            shown = printable(str(path))
             why = "not valid UTF-8, so not allowed in config.toml"
-            raise ValueError(f"{shown}: {why}; name a link to it")
-        return path.expanduser().absolute() if isinstance(path, Path) else path
+            raise ValueError(f"{printable(str(path))}: {why}; name a link to it")
+        if path is None or is_address(path):
+            return path
+        return type(path)(expanded(Path(path)).absolute())
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

@@ -76,6 +76,11 @@ def test_presize_leaves_room_for_a_crop_whatever_the_size(arch, size, expected):
 
 def test_a_path_is_kept_absolute_so_that_a_run_can_be_taken_up_from_elsewhere():
     assert Config.model_validate({"data": {"path": "photos"}}).data.path == Path.cwd() / "photos"
+    for place, kept in (
+        ("pets.zip", str(Path.cwd() / "pets.zip")),
+        ("https://example.org/pets.zip", "https://example.org/pets.zip"),
+    ):
+        assert Config.model_validate({"data": {"archive": place}}).data.archive == kept
 
 
 @pytest.mark.parametrize(

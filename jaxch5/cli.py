@@ -18,7 +18,16 @@ from rich.console import Console
 from jaxch5.config.command_line import command_line, not_overruled
 from jaxch5.config.section import idle_settings
 from jaxch5.config.settings import Config, check_applies
-from jaxch5.config.toml import deep_update, explain, flat, known_keys, read_toml, to_toml, without
+from jaxch5.config.toml import (
+    deep_update,
+    explain,
+    flat,
+    known_keys,
+    read_toml,
+    shipped,
+    to_toml,
+    without,
+)
 from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
 from jaxch5.run.tested_size import with_tested_size
 from jaxch5.training.interrupts import StopAtOnce, Terminated, caller_decides
@@ -83,26 +92,33 @@ class Options(Config):
         config._named = self._named
         return config
 
-    def settings_with(self, say: Callable[[str], None] | None = None, /, **changes: Any) -> Config:
+    def settings_with(
+        self, say: Callable[[str], None], /, always: bool = False, **changes: Any
+    ) -> Config:
         """Returns the configuration with changes to some settings and to defaults that they affect.
 
         Args:
-            say: Function that takes a line for each setting of the command line that has no effect
-                after the changes; None makes such a setting an error.
+            say: Function that takes a line for each given setting that has no effect after the
+                changes, or that the command always replaces.
+            always: Whether the command makes these changes whatever it is given; a setting on the
+                command line that they replace, or leave without effect, is then an error.
             changes: Changed settings, nested as in the configuration.
 
         Raises:
-            ConfigError: `say` is None, and a setting on the command line is among the changes,
-                or has no effect after them.
+            ConfigError: There is such a setting on the command line.
         """
-        if say is None and (fixed := self._named.intersection(flat(changes))):
-            raise ConfigError(f"{min(fixed)}: this command chooses its value; leave it out")
-        config = self.settings().model_copy(update=changes)
+        settings, new = self.settings(), flat(changes) if always else {}
+        if named := self._named & new.keys():
+            raise ConfigError(f"{min(named)}: this command chooses its value; leave it out")
+        config = settings.model_copy(update=changes)
         left_out = idle_settings(config)
-        for key in sorted(left_out.keys() & self._named):
-            if say is None:
-                raise ConfigError(left_out[key])
-            say(f"{left_out[key]}; it is left out")
+        if always and (named := self._named & left_out.keys()):
+            raise ConfigError(left_out[min(named)])
+        for key, value in flat(settings.given()).items():
+            if value != new.get(key, value):
+                say(f"{key} = {value}: this command uses {new[key]} instead")
+        for line in left_out.values():
+            say(f"{line}; it is left out")
         config = Config.model_validate(without(config.given(), left_out))
         config._named = self._named - left_out.keys()
         return config
@@ -116,12 +132,15 @@ class Options(Config):
         return self.model.arch if "model.arch" in self._named else None
 
     def task(self) -> Task | None:
-        """Returns the task that the command line names, to be used instead of a classifier's own.
+        """Returns the task to use instead of a classifier's own; None if the options name none.
+
+        The file of `--config` counts as well, since it is not the classifier's own.
 
         Raises:
             ConfigError: The task cannot be imported.
         """
-        if "model.task" not in self._named:
+        in_file = {f"model.{name}" for name in self.model.model_fields_set if self.config}
+        if not {"model.task", "model.threshold"} & (in_file | self._named):
             return None
         from jaxch5.task import task_of
 
@@ -206,29 +225,6 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     return parsed
 
 
-def shipped(file: Path) -> Path:
-    """Returns the file if it exists, or else the one of this name that comes with jaxch5.
-
-    Raises:
-        ConfigError: Neither of them exists.
-
-    Example:
-        >>> shipped(Path("digits")).name
-        'digits.toml'
-    """
-    if file.exists():
-        return file
-    package = Path(__file__).parent
-    # A wheel has the configurations inside the package, a working copy has them beside it.
-    inside = package / "configs"
-    known = sorted((inside if inside.is_dir() else package.parent / "configs").glob("*.toml"))
-    for one in known:
-        if str(file) in (one.stem, one.name):
-            return one
-    names = ", ".join(one.stem for one in known)
-    raise ConfigError(f"{file}: there is no such configuration file; jaxch5 comes with {names}")
-
-
 def drawable(out: Path) -> Path:
     """Validates, for pydantic, the name of a file that a figure can be written to."""
     if out.suffix.lower() not in FIGURES:
@@ -308,8 +304,6 @@ def _run(
         # A failed write should show up here, where it can still become an error line and a status.
         sys.stdout.flush()
         return int(failed)
-    except Jaxch5Error as error:
-        return _fail(str(error), error.exit_code, prog, debug)
     except StopAtOnce:
         # An orderly exit would wait for threads that compile or save.
         os._exit(_fail("interrupted", 130, prog, debug))
@@ -317,23 +311,31 @@ def _run(
         return _fail("interrupted", 130, prog, debug)
     except Terminated:
         return _fail("terminated", 143, prog, debug)
-    except OSError as error:
-        return lost_output(error, prog, debug)
     except Exception as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
+        # A hook may raise an error of any kind, even one that would otherwise need no traceback.
         if hook := next((n for n in getattr(error, "__notes__", ()) if n.startswith(IN_HOOK)), ""):
-            traceback.print_exc()
-            return _fail(f"{what} ({hook})", 1, prog)
+            _flush_or_close()
+            return _fail(f"{what} ({hook})", 1, prog, debug=True)
+        if isinstance(error, Jaxch5Error):
+            return _fail(str(error), error.exit_code, prog, debug)
+        if isinstance(error, OSError):
+            return lost_output(error, prog, debug)
         return _fail(f"{what} (a defect of jaxch5; --debug shows where)", 1, prog, debug)
 
 
-def lost_output(error: OSError, prog: str, debug: bool = False) -> int:
-    """Reports what could not be read or written, unless the output's reader is gone; returns 1."""
+def _flush_or_close() -> None:
+    """Flushes standard output, or closes it if nobody reads it any more."""
     try:
         sys.stdout.flush()
     except OSError:
         # Otherwise the interpreter would try to write again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def lost_output(error: OSError, prog: str, debug: bool = False) -> int:
+    """Reports what could not be read or written, unless the output's reader is gone; returns 1."""
+    _flush_or_close()
     if isinstance(error, BrokenPipeError):
         return 1
     where = f"{error.filename}: " if error.filename else ""

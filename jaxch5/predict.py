@@ -33,7 +33,8 @@ class PredictOptions(Options):
     """Classify pictures: print a line for each, with path, class, probability and runner-up.
 
     If the classifier answers "none of these", the line has this answer before the classes, and JSON
-    has null as `answer`. --model.task and --model.threshold replace the classifier's own.
+    has null as `answer`. --model.task and --model.threshold, which the file of --config may have
+    as well, replace the classifier's own.
 
     With --explain, a line ends with the path of a PNG that shows which parts of the picture
     support the most probable class. No file is replaced: if a name is taken, a number is added to

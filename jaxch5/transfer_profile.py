@@ -69,12 +69,12 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
 
     prepare_process()
     console = options.console()
-    config = settings_of_profile(options)
+    say = partial(print_line, console)
+    config = settings_of_profile(options, say)
     check_seed(config.seed + options.repeats - 1, "seed + repeats - 1")
     stages = spec_of(config.model.arch).stages
     workdir = options.workdir
     begun = workdir if workdir and RunDir(workdir).config_file.is_file() else None
-    say = partial(print_line, console)
     if begun:
         directory, recorded = open_run(begun)
         # The run has the presize that was decided when it began, since the default may differ.
@@ -190,15 +190,19 @@ def _earlier(file: Path, console: Console) -> list[dict[str, Any]]:
     return points
 
 
-def settings_of_profile(options: Options) -> Config:
+def settings_of_profile(options: Options, say: Callable[[str], None]) -> Config:
     """Returns the configuration of a profile: groups are stages, and frozen stages do not change.
 
+    Args:
+        options: Options of the command.
+        say: Function that takes a line for each setting of a file that a profile does not obey.
+
     Raises:
-        ConfigError: The settings name no pretrained weights.
+        ConfigError: The settings name no pretrained weights, or the command line has a setting
+            that a profile cannot obey.
     """
-    config = options.settings_with(
-        model={"groups": "stages", "train_bn": False}, fit={"schedule": "one_cycle"}
-    )
+    fixed = {"model": {"groups": "stages", "train_bn": False}, "fit": {"schedule": "one_cycle"}}
+    config = options.settings_with(say, always=True, **fixed)
     if config.model.weights in ("none", "auto"):
         raise ConfigError(
             f"model.weights = {config.model.weights}: a profile needs pretrained weights; "

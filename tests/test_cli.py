@@ -25,7 +25,7 @@ from jaxch5.cli import Options, PicturesOptions, parse, run, save_figure
 from jaxch5.config.settings import Config
 from jaxch5.config.toml import known_keys
 from jaxch5.config.uses import USES
-from jaxch5.errors import CheckpointError, ConfigError, DataError
+from jaxch5.errors import IN_HOOK, CheckpointError, ConfigError, DataError, TrainingError
 
 PROG = "jaxch5 test"
 
@@ -264,6 +264,26 @@ def test_an_error_is_one_line_and_a_status(error, status, line, capsys):
     err = capsys.readouterr().err
     assert err.startswith(f"{PROG}: {line}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no such dashboard"),
+        ConnectionError("no such dashboard"),
+        FileNotFoundError(2, "No such file or directory", "notes/log.txt"),
+        BrokenPipeError(32, "Broken pipe"),
+        TrainingError("fit: cannot be called here"),
+    ],
+)
+def test_an_error_of_a_hook_is_never_taken_for_another(error, capsys):
+    """Whatever its type, the error has a traceback and a line that names the hook."""
+    error.add_note(f"{IN_HOOK} tell")
+    assert run(fail(error), Options, PROG, []) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    last = f"{PROG}: {type(error).__name__}: {error} (raised in the hook tell)"
+    assert err.splitlines()[-1] == last
 
 
 def test_debug_shows_the_traceback(capsys):

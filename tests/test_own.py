@@ -13,6 +13,8 @@ import pytest
 
 import jaxch5 as jx
 from jaxch5 import evaluate, export, predict, train
+from jaxch5.clean import CleanOptions
+from jaxch5.cli import parse
 from jaxch5.config.settings import Config, from_toml
 from jaxch5.configured import recipe_of
 from jaxch5.data.block import DataBlock
@@ -192,6 +194,31 @@ def test_a_run_of_sigmoids_says_none_of_these(sigmoid, pictures, monkeypatch, ca
     status, out, _ = called(predict, monkeypatch, capsys, *argv)
     (prediction,) = json.loads(out)["predictions"]
     assert prediction["answer"] == max(prediction["classes"], key=prediction["classes"].get)
+
+
+def test_a_threshold_counts_wherever_it_is_given(sigmoid, pictures, monkeypatch, capsys, tmp_path):
+    """It is obeyed on the command line, beside a task in a file, and in the file of `--config`."""
+    picture, file = next((pictures / "red").iterdir()), tmp_path / "x.toml"
+    file.write_text('[model]\ntask = "sigmoid"\nthreshold = 0.0\n')
+    config = sigmoid / "config.toml"
+    for words, none in (
+        (("--config", config, "--model.threshold", "0"), False),
+        (("--config", file), False),
+        (("--config", file, "--model.threshold", SURE), True),
+        (("--config", config), True),
+        ((), True),
+    ):
+        status, out, err = called(predict, monkeypatch, capsys, sigmoid, picture, "--json", *words)
+        assert status == 0, err
+        (prediction,) = json.loads(out)["predictions"]
+        assert (prediction["answer"] is None) is none, words
+    out = tmp_path / "learner.safetensors"
+    argv = (sigmoid, "--format", "learner", "--out", out, "--config", file)
+    status, _, err = called(export, monkeypatch, capsys, *argv)
+    assert status == 0, err
+    assert jx.load_learner(out).task.threshold == 0
+    # A run's own file names nothing that its classifier does not have anyway.
+    assert parse(CleanOptions, [str(sigmoid)], "jaxch5 clean").task() is None
 
 
 def test_the_name_of_a_loss_says_which_task_it_is_of(sigmoid):

@@ -12,6 +12,7 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.pictures import read_pictures
 from jaxch5.data.sources.folder import from_folder
 from jaxch5.data.split import random_split
+from jaxch5.errors import ConfigError
 from jaxch5.learner import vision_learner
 from jaxch5.run.directory import RunDir, create_run, locked
 from jaxch5.run.pictures import record_pictures
@@ -45,7 +46,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     argv = ["--data.path", pictures, "--model.weights", weights, "--fit.epochs", 1]
     argv += ["--metrics", "f1"]
     options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
-    record_pictures(create_run(settings_of_profile(options), results), data)
+    record_pictures(create_run(settings_of_profile(options, print), results), data)
     done = [{"frozen": kind, "seed": 0, "accuracy": kind / 10} for kind in (0, 1, 2, 3, 4)]
     whole = "".join(json.dumps(point) + "\n" for point in done)
     (results / RESULTS).write_text(whole + '{"frozen": 5, "seed": 0, "accu')
@@ -100,7 +101,7 @@ def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, cap
     argv = ["--data.path", folder, "--model.weights", tmp_path / "weights.safetensors"]
     options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
     data = DataBlock(from_folder(folder), random_split(), 36, 32).load(16)
-    directory = create_run(settings_of_profile(options), results)
+    directory = create_run(settings_of_profile(options, print), results)
     record_pictures(directory, data)
     kinds = [*range(6), "scratch"]
     done = [{"frozen": kind, "seed": 0, "accuracy": 0.5} for kind in kinds]
@@ -115,7 +116,7 @@ def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, cap
     # A presize that is not given is the recorded one, whatever its default is now.
     words = [*map(str, argv), *SMALL[2:]]
     assert run(transfer_profile, ProfileOptions, "jaxch5 transfer_profile", words) == 0
-    config = settings_of_profile(options)
+    config = settings_of_profile(options, print)
     again, _ = data_of(config, directory, lines.append)
     recorded = read_pictures(directory.pictures_file)
     assert again.pictures.digest == data.pictures.digest == recorded.digest
@@ -140,7 +141,7 @@ def test_scores_are_those_that_fit_best_names(pictures, tmp_path, capsys):
     argv += ["--metrics", "f1", "--metrics", "top_5", "--fit.best", "f1"]
     options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
     data = DataBlock(from_folder(pictures), random_split(), 36, 32).load(16)
-    record_pictures(create_run(settings_of_profile(options), results), data)
+    record_pictures(create_run(settings_of_profile(options, print), results), data)
     points = [{"frozen": kind, "seed": 0, "accuracy": 0.5} for kind in (*range(6), "scratch")]
     argv += ["--workdir", results, "--out", tmp_path / "profile.svg", "--json"]
     for more, status in (({}, 2), ({"f1": 0.25}, 0)):
@@ -178,3 +179,22 @@ def test_a_seed_beyond_the_greatest_is_named_before_any_work(pictures, tmp_path,
     (line,) = capsys.readouterr().err.splitlines()
     assert "seed + repeats - 1 = 4294967296: should be a whole number from 0 to" in line
     assert not (tmp_path / "profile").exists()
+
+
+def test_what_a_profile_does_not_obey_in_a_file_is_said():
+    """The same settings on the command line are refused."""
+    said, argv = [], ["--config", "pets_resnet50"]
+    config = settings_of_profile(parse(ProfileOptions, argv, "profile"), said.append)
+    assert (config.fit.schedule, config.fit.freeze_epochs) == ("one_cycle", 1)
+    assert said == [
+        "fit.schedule = fine_tune: this command uses one_cycle instead",
+        "fit.freeze_epochs = 3: only works with fit.schedule = fine_tune, not with one_cycle; it "
+        "is left out",
+    ]
+    for words, line in (
+        (["--fit.schedule", "fine_tune"], "fit.schedule: this command chooses its value"),
+        (["--fit.freeze-epochs", "3"], "fit.freeze_epochs = 3: only works with"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            settings_of_profile(parse(ProfileOptions, [*argv, *words], "profile"), said.append)
+    assert len(said) == 2

@@ -347,3 +347,14 @@ def test_weights_that_cannot_be_had_say_what_goes_with_them():
         1,
     )
     assert said[-1].startswith("fit.freeze_epochs = 3: only works with fit.schedule = fine_tune")
+
+
+def test_what_a_file_has_for_weights_that_cannot_be_had_is_said_too(tmp_path):
+    file, said = tmp_path / "x.toml", []
+    file.write_text('[data]\npath = "photos"\n[fit]\nfreeze_epochs = 3\nlr_mult = 50.0\n')
+    config = parse(Options, ["--config", str(file)], "test").settings_with_weights(said.append)
+    assert (config.fit.freeze_epochs, config.fit.lr_mult) == (1, 100)
+    assert [line.split(":")[0] for line in said[1:]] == [
+        "fit.freeze_epochs = 3",
+        "fit.lr_mult = 50.0",
+    ]

@@ -15,19 +15,10 @@ from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.config.command_line import command_line, not_overruled
+from jaxch5.config.command_line import command_line, not_overruled, shipped
 from jaxch5.config.section import idle_settings
 from jaxch5.config.settings import Config, check_applies
-from jaxch5.config.toml import (
-    deep_update,
-    explain,
-    flat,
-    known_keys,
-    read_toml,
-    shipped,
-    to_toml,
-    without,
-)
+from jaxch5.config.toml import deep_update, explain, flat, known_keys, read_toml, to_toml, without
 from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
 from jaxch5.run.tested_size import with_tested_size
 from jaxch5.training.interrupts import StopAtOnce, Terminated, caller_decides

@@ -8,6 +8,7 @@ import json
 import textwrap
 from argparse import Action, ArgumentParser, HelpFormatter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -196,6 +197,29 @@ def _usage(message: str, options: type[BaseModel]) -> str:
     return f"{name}: no such option; " + (
         f"did you mean --{close[0]}?" if close else "see --help-all"
     )
+
+
+def shipped(file: Path) -> Path:
+    """Returns the file if it exists, or else the one of this name that comes with jaxch5.
+
+    Raises:
+        ConfigError: Neither of them exists.
+
+    Example:
+        >>> shipped(Path("digits")).name
+        'digits.toml'
+    """
+    if file.exists():
+        return file
+    package = Path(__file__).parents[1]
+    # A wheel has the configurations inside the package, a working copy has them beside it.
+    inside = package / "configs"
+    known = sorted((inside if inside.is_dir() else package.parent / "configs").glob("*.toml"))
+    for one in known:
+        if str(file) in (one.stem, one.name):
+            return one
+    names = ", ".join(one.stem for one in known)
+    raise ConfigError(f"{file}: there is no such configuration file; jaxch5 comes with {names}")
 
 
 def not_overruled(

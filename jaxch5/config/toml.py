@@ -89,29 +89,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
 
 
-def shipped(file: Path) -> Path:
-    """Returns the file if it exists, or else the one of this name that comes with jaxch5.
-
-    Raises:
-        ConfigError: Neither of them exists.
-
-    Example:
-        >>> shipped(Path("digits")).name
-        'digits.toml'
-    """
-    if file.exists():
-        return file
-    package = Path(__file__).parents[1]
-    # A wheel has the configurations inside the package, a working copy has them beside it.
-    inside = package / "configs"
-    known = sorted((inside if inside.is_dir() else package.parent / "configs").glob("*.toml"))
-    for one in known:
-        if str(file) in (one.stem, one.name):
-            return one
-    names = ", ".join(one.stem for one in known)
-    raise ConfigError(f"{file}: there is no such configuration file; jaxch5 comes with {names}")
-
-
 def to_toml(settings: BaseModel) -> str:
     """Returns all settings as TOML, except those that have no value.
 

@@ -230,9 +230,8 @@ class Interpretation(NamesFastai):
     ) -> int:
         """Writes a CSV table of those `suspects` that are files, and returns their number.
 
-        The table is a list to look through, with the columns image, label, prediction, probability
-        and loss. It has no other pictures, so it is not a set to train on: `jaxch5 clean` writes
-        such a table, with the corrected labels.
+        Its columns are image, label, prediction, probability and loss. It is not a set to train on,
+        as it has no other pictures: `jaxch5 clean` writes such a table, with corrected labels.
 
         Args:
             path: CSV file to write; an existing one is replaced.

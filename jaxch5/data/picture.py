@@ -69,7 +69,9 @@ def read_picture(
         >>> read_picture([[0, 255]]).tolist()
         [[[0, 0, 0], [255, 255, 255]]]
     """
-    return to_srgb(*read_stored(picture, reference, min_side, reading))
+    pixels, profile = read_stored(picture, reference, min_side, reading)
+    # A decoded picture is its owner's, and may be read again.
+    return to_srgb(pixels.copy() if isinstance(picture, Decoded) else pixels, profile)
 
 
 def presized(

@@ -143,12 +143,12 @@ def guess_range(
 
 
 def _guess(kind: str, low: float, high: float, largest: float) -> Limits:
-    if kind == "floats" and -1 <= low < 0 and high <= 1:
+    # Floats slightly beyond black and white, as a filter leaves them, do not mean another scale.
+    slack = BEYOND_DEFAULT if kind == "floats" else 0.0
+    if kind == "floats" and -1 - slack <= low < -slack and high <= 1 + slack:
         return -1.0, 1.0
     whites = FLOATS if kind == "floats" else tuple(2.0**bits - 1 for bits in BITS)
-    # Floats slightly above white, such as a filter's overshoot, do not mean a larger scale.
-    slack = 1.01 if kind == "floats" else 1.0
-    white = next((white for white in whites if high <= white * slack), None)
+    white = next((white for white in whites if high <= white * (1 + slack)), None)
     white = white or 2.0 ** np.ceil(np.log2(high + 1)) - 1
     # Values well below zero mean signed numbers, as in computed tomography.
     black = 0.0 if low >= -0.01 * white else -(2.0 ** np.ceil(np.log2(-low)))

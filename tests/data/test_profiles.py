@@ -159,6 +159,17 @@ def test_greys_have_profiles_of_their_own(form):
     )
 
 
+def test_pixels_that_are_kept_decoded_are_converted_at_each_reading_and_not_once_more():
+    """`from_arrays` decodes pictures of more than 8 bits once, and keeps their own colours."""
+    shades = np.arange(0, 256, 5, np.uint16).repeat(8)[None].repeat(8, 0)
+    image = Image.fromarray(shades * 257)
+    image.info["icc_profile"] = grey_profile(1.8)
+    source = from_arrays([image, image], [0, 1], ["a", "b"])
+    wanted = by_arithmetic(shades[..., None].repeat(3, 2), SRGB, 1.8)
+    for _ in range(3):
+        assert np.abs(read_pixels(source, 0) - wanted)[shades > 20].max() <= 3
+
+
 @pytest.mark.parametrize("order", ["little", "big"])
 def test_a_camera_that_only_names_adobe_rgb_is_believed(order):
     """A picture without a profile is read as Adobe RGB if EXIF's interoperability index is R03."""

@@ -212,8 +212,7 @@ def _read(data: bytes, min_side: int | None, reading: Reading) -> Decoded:
     header = read_header(data)
     if header.format == "JPEG":
         return _jpeg(data, header, min_side, reading)
-    costly = header.format in TWICE_THE_MEMORY
-    check_size(*header.size, reading.max_pixels // 2 if costly else reading.max_pixels)
+    check_size(*header.size, reading.max_pixels, 2 if header.format in TWICE_THE_MEMORY else 1)
     return _upright(_pixels(header, reading, header.format), header)
 
 
@@ -273,8 +272,7 @@ def _pixels(image: Image.Image, reading: Reading, form: str | None) -> Decoded:
 
 def _upright(decoded: Decoded, header: Image.Image) -> Decoded:
     """Undoes the EXIF orientation, 1 to 8; for 5 to 8 the axes are swapped before any mirroring."""
-    # A TIFF is upright already, whether Pillow or OpenCV has decoded it.
-    orientation = 1 if header.format == "TIFF" else orientation_of(header)
+    orientation = orientation_of(header)
     pixels = decoded.pixels
     # OpenCV takes a twentieth of NumPy's time here.
     if orientation in SIDEWAYS:

@@ -53,8 +53,8 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
 
     Args:
         data: The file's content.
-        max_pixels: Largest number of pixels to decode; for pixels of more than 8 bytes, the limit
-            is lower.
+        max_pixels: Largest number of pixels to decode; a pixel of more than 8 bytes counts as more
+            than one.
 
     Raises:
         PIL.Image.DecompressionBombError: The picture has more pixels than `max_pixels` allows, or
@@ -76,7 +76,7 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
     if form == "TIFF" and (tags := _tags(data)) is not None and _is_deep(tags):
         bits = _numbers(tags, TAG_BITS, 1)
         width, height = int(tags[256]), int(tags[257])
-        check_size(width, height, max_pixels * 8 // max(8, sum(bits) // 8))
+        check_size(width, height, max_pixels, max(8, sum(bits) // 8) / 8)
         _check_bytes(width * height * sum(bits) // 8, data)
         return _tiff(data, tags)
     if form == "PPM" and data[1:2] in (b"F", b"f"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import zlib
@@ -129,15 +130,22 @@ def ends_as_it_begins(file: str | os.PathLike[str]) -> bool:
     return form is not None and ENDS.get(form, b"") in tail
 
 
-def check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int, cost: float = 1) -> None:
     """Refuses a picture with too many pixels before it takes memory.
+
+    Args:
+        width, height: The picture's sides, in pixels.
+        max_pixels: Largest number of pixels.
+        cost: How many pixels each pixel counts as, since decoding it takes more memory.
 
     Raises:
         PIL.Image.DecompressionBombError: The picture has more than `max_pixels` pixels.
     """
-    if width * height > max_pixels:
+    if (needed := math.ceil(width * height * cost)) > max_pixels:
+        counting = "" if cost == 1 else f", each of which counts as {cost:g},"
         raise Image.DecompressionBombError(
-            f"{width} x {height} pixels are more than {max_pixels:,} (--data.max-pixels)"
+            f"{width} x {height} pixels{counting} are more than {max_pixels:,} "
+            f"(--data.max-pixels {needed} allows them)"
         )
 
 
@@ -166,12 +174,17 @@ def format_of(data: bytes) -> str | None:
 def orientation_of(image: Image.Image) -> int:
     """Returns the EXIF orientation, 1 to 8, of an opened picture; 1 if it cannot be read.
 
+    A TIFF's is 1, since its decoder, Pillow or OpenCV, turns it upright, and the header's size is
+    that of the upright picture.
+
     Example:
         >>> image = Image.new("L", (4, 3))
         >>> image.getexif()[ORIENTATION] = 6
         >>> orientation_of(image)
         6
     """
+    if image.format == "TIFF":
+        return 1
     # The base class's method is called, because the method of PNG's class decodes the pixels, in
     # order to find EXIF data that follow them.
     with suppress(Exception):

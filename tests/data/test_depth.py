@@ -158,6 +158,7 @@ def test_the_bits_that_are_used_are_guessed_for_the_set(bits, form, samples):
         ("f4", 0, 254.7, "floats 0,255"),
         ("f4", 0, 60000, "floats 0,65535"),
         ("f8", -0.9, 1, "floats -1,1"),
+        ("f8", -1.004, 1.006, "floats -1,1"),
         ("i2", 0, 32767, "integers 0,32767"),
         ("i2", -1024, 3071, "integers -1024,4095"),
         ("i4", 0, 3900, "integers 0,4095"),
@@ -172,6 +173,15 @@ def test_other_numbers_are_guessed_too(dtype, low, high, wanted):
     black, white = map(float, wanted.split()[1].split(","))
     shades = (values - black) / (white - black) * 255
     assert np.abs(decode(data, reading=Reading(text)) - shades).max() <= 1
+
+
+@pytest.mark.parametrize("low", [-1e-7, -0.009])
+def test_floats_slightly_below_black_do_not_move_it(low):
+    """One negative value, as a filter leaves it, does not halve the contrast of the whole set."""
+    values = RAMP[..., None].astype("f4")
+    values[0, 0] = low
+    files = [tiff(RAMP[..., None].astype("f4"), 1), tiff(values, 1)]
+    assert guess_range(2, files.__getitem__)[0] == "auto floats 0,1"
 
 
 def test_both_kinds_of_numbers_are_guessed_and_both_are_said():
@@ -274,3 +284,10 @@ def test_what_would_take_too_much_memory_is_refused(bits):
     )
     with pytest.raises(DataError, match=r"is refused: 9000 x 9000 .*--data.max-pixels"):
         decode(data)
+
+
+def test_pixels_of_more_than_8_bytes_count_as_several():
+    data = tiff(np.zeros((4, 6, 3), "f4"), 2)
+    with pytest.raises(DataError, match=r"6 x 4 pixels, each .* as 1\.5, .* 36 allows"):
+        decode(data, reading=Reading(max_pixels=35))
+    assert decode(data, reading=Reading(max_pixels=36)).shape == (4, 6, 3)

@@ -1,13 +1,15 @@
 """Tests that folders are searched by file extensions, and files are read by their first bytes."""
 
 import io
+import re
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxch5.data.formats import OPENERS, SUFFIXES, SUFFIXES_OF, format_of
+from jaxch5.data.decode import Reading, look_at
+from jaxch5.data.formats import OPENERS, ORIENTATION, SUFFIXES, SUFFIXES_OF, format_of
 from jaxch5.data.image import decode
 from jaxch5.data.sources.folder import from_folder
 from jaxch5.errors import DataError
@@ -76,3 +78,26 @@ def test_reading_heic_changes_nothing_for_others():
     decode(encoded("HEIF"), "a.heic")
     with pytest.raises(Image.UnidentifiedImageError):
         Image.open(io.BytesIO(encoded("HEIF")))
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF", "JPEG2000", "HEIF", "TIFF"])
+def test_the_error_about_a_large_picture_names_the_value_that_allows_it(form):
+    """This also holds for formats that take more memory, whose pixels count as two."""
+    data = encoded(form)
+    with pytest.raises(DataError, match=r"^a: is refused: 96 x 64 pixels") as error:
+        decode(data, "a", reading=Reading(max_pixels=1000))
+    (value,) = re.findall(r"--data\.max-pixels (\d+) allows them", str(error.value))
+    assert decode(data, "a", reading=Reading(max_pixels=int(value))).shape == (64, 96, 3)
+    with pytest.raises(DataError, match=f"more than {int(value) - 1:,} "):
+        decode(data, "a", reading=Reading(max_pixels=int(value) - 1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "deep TIFF"])
+def test_the_size_in_a_header_is_that_of_the_upright_picture(form, orientation):
+    image = quarters() if form != "deep TIFF" else Image.new("I;16", (96, 64), 65535)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ORIENTATION] = orientation
+    image.save(file, form.removeprefix("deep "), exif=exif)
+    data = file.getvalue()
+    assert look_at(data).size == decode(data).shape[1::-1]

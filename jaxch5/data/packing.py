@@ -63,7 +63,8 @@ def pack(
 ) -> Index:
     """Presizes all pictures and writes them into shards, from which `from_packed` reads them.
 
-    If packing is interrupted, calling the function again resumes with the shards that are missing.
+    If packing is interrupted, calling the function again resumes with the files that are missing.
+    Pictures that were left out then are tried again.
 
     Args:
         source: Labelled pictures.
@@ -116,9 +117,7 @@ def pack(
             f"{store.name}: holds other pictures, or the same ones packed differently; remove it, "
             "or name another folder"
         )
-    shards = [shard if shard and _is_there(store, shard) else None for shard in index.shards]
-    if index.finished and all(shards):
-        return index
+    shards = [shard if _is_there(store, shard) else None for shard in index.shards]
 
     def record(item: int) -> bytes | DataError:
         try:
@@ -131,6 +130,19 @@ def pack(
             return error
         content = simplejpeg.encode_jpeg(picture, quality, "RGB", "444")
         return LABEL.pack(source.labels[item]) + content
+
+    # Pictures that were left out earlier may have been fixed, or may no longer be left out.
+    for number, shard in enumerate(shards):
+        for place in shard.skipped if shard else ():
+            content = record(int(planned[number][place]))
+            if isinstance(content, bytes):
+                shards[number] = None
+                break
+            if not skip_bad:
+                raise without_bad(content)
+    about_items = (index.labels, index.references, *([] if in_valid is None else [index.valid]))
+    if all(shards) and all(_is_there(store, stored) for stored in about_items):
+        return index
 
     with progress_bar(console) as progress:
         task = progress.add_task("packing pictures", total=len(source))
@@ -233,8 +245,8 @@ def _stored(name: str, file: Path) -> Stored:
     return Stored(file=name, bytes=file.stat().st_size, sha256=sha256_of(file))
 
 
-def _is_there(store: Store, shard: Shard) -> bool:
-    return store.size(shard.file) == shard.bytes
+def _is_there(store: Store, stored: Stored | None) -> bool:
+    return stored is not None and store.size(stored.file) == stored.bytes
 
 
 def _json(index: Index) -> bytes:

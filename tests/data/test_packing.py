@@ -144,6 +144,20 @@ def test_a_shard_that_was_removed_is_made_anew(source, packed, tmp_path):
     assert shard.read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["labels.npy", "references.jsonl", "valid.npy"])
+@pytest.mark.parametrize("removed", [True, False])
+def test_what_is_known_about_the_items_is_made_anew_too(source, tmp_path, name, removed):
+    options = {"in_valid": np.arange(40) % 3 == 0, "shard_size": 15}
+    pack(source, tmp_path, SIZE, **options)
+    content = (tmp_path / name).read_bytes()
+    if removed:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content[:-1])
+    pack(source, tmp_path, SIZE, **options)
+    assert (tmp_path / name).read_bytes() == content
+
+
 def test_another_set_is_not_overwritten(source, packed):
     for changes in ({"seed": 1}, {"quality": 80}, {"in_valid": np.arange(40) < 9}):
         with pytest.raises(DataError, match="holds other pictures, or the same ones packed"):
@@ -166,6 +180,29 @@ def test_a_picture_that_cannot_be_read_stops_it_or_is_left_out(pictures, tmp_pat
     assert [by_name[name] for name in again.references] == again.labels.tolist()
     for item in range(len(again)):
         again.read(item)
+
+
+@pytest.mark.parametrize("broken", ["red/3.jpg", "red/*.jpg"])
+def test_a_picture_that_was_left_out_and_has_been_fixed_is_added(pictures, tmp_path, broken):
+    """This holds even if a class was left without pictures, so that the set could not be used."""
+    shutil.copytree(pictures, tmp_path / "all")
+    for file in (tmp_path / "all").glob(broken):
+        file.write_bytes(b"no picture")
+    source, out = from_folder(tmp_path / "all"), tmp_path / "set"
+    if "*" in broken:
+        with pytest.raises(DataError, match="class red has no picture left"):
+            pack(source, out, SIZE, shard_size=10, skip_bad=True)
+    else:
+        pack(source, out, SIZE, shard_size=10, skip_bad=True)
+    # A set without some of its pictures is made only for those who ask for it.
+    with pytest.raises(DataError, match=r"red/\d+\.jpg: is not a picture"):
+        pack(source, out, SIZE, shard_size=10)
+    shutil.copytree(pictures, tmp_path / "all", dirs_exist_ok=True)
+    pack(source, out, SIZE, shard_size=10)
+    pack(source, tmp_path / "at once", SIZE, shard_size=10)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == {
+        file.name: file.read_bytes() for file in (tmp_path / "at once").iterdir()
+    }
 
 
 def test_a_packed_set_can_be_packed_smaller_but_not_larger(packed, tmp_path):

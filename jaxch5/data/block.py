@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jaxch5.augmentation.policy import MIN_SCALE, Policy, aug_transforms
 from jaxch5.batch import repeated
-from jaxch5.data.canvases import Canvases, check_presize, choose_cache, free_memory, free_on_device
+from jaxch5.data.canvases import Canvases, check_presize, choose_cache, free_on_device
 from jaxch5.data.pictures import Pictures, pictures_of
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.sampler import Sampler, shuffled
@@ -25,6 +25,7 @@ from jaxch5.errors import ConfigError
 from jaxch5.framing import Framing, Size, height_and_width, size_text
 from jaxch5.plots.training import plot_pictures
 from jaxch5.util.fastai import NamesFastai
+from jaxch5.util.memory import free_memory
 from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import counted, described, plain_console, print_line
 
@@ -306,8 +307,9 @@ class DataBlock(NamesFastai):
             cache: Where presized pictures are kept: nowhere ("off"), in the host's memory
                 ("memory") or on the device ("device"). With "device", all pictures are presized
                 now, and each step takes its batch from those on the device. "auto" chooses the
-                device if it is an accelerator and the pictures fit in a quarter of its free memory;
-                else the host's memory if they fit in a quarter of what is free in it; else "off".
+                device if it is an accelerator and the pictures fit in a quarter of its free memory
+                and in half of the host's; else the host's memory if they fit in a quarter of what
+                is free in it; else "off". A container or a job may limit the host's memory.
             seed: Seed of the shuffling.
 
         Raises:

@@ -8,7 +8,6 @@ from copy import copy
 
 import jax
 import numpy as np
-import psutil
 from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 from rich.console import Console
@@ -179,11 +178,12 @@ def choose_cache(
 
     Args:
         cache: "off", "memory", "device", or "auto", which chooses "device" if the set fits in a
-            quarter of the accelerator's free memory, else "memory" if it fits in a quarter of the
-            host's free memory, else "off".
+            quarter of the accelerator's free memory and in half of the host's, through which it
+            passes; else "memory" if it fits in a quarter of the host's free memory; else "off".
         count: Number of pictures.
         size: Short side of the canvas, in pixels.
-        free_memory: Function that returns the free memory of the host, in bytes.
+        free_memory: Function that returns the free memory of the host, in bytes, or what a
+            container's or a job's limit leaves of it.
         free_on_device: Function that returns the free memory of the accelerator, in bytes, or None
             if there is no accelerator or its free memory is not known.
         method: How the network will frame the pictures, which decides the canvas's shape.
@@ -200,16 +200,12 @@ def choose_cache(
     if cache != "auto":
         return cache, "as configured"
     need, on_device = count * int(np.prod(canvas_shape(size, method))), free_on_device()
-    if on_device is not None and need <= on_device / 4:
-        return "device", f"{need / 1e9:.2f} of {on_device / 1e9:.2f} GB free on the device"
     free = free_memory()
+    # All pictures are in the host's memory before they are moved to the device.
+    if on_device is not None and need <= on_device / 4 and need <= free / 2:
+        return "device", f"{need / 1e9:.2f} of {on_device / 1e9:.2f} GB free on the device"
     reason = f"{need / 1e9:.2f} of {free / 1e9:.2f} GB of free memory"
     return ("memory" if need <= free / 4 else "off"), reason
-
-
-def free_memory() -> int:
-    """Returns how many bytes the host has available without taking memory from other processes."""
-    return psutil.virtual_memory().available
 
 
 def free_on_device() -> int | None:

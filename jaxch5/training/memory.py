@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
-import psutil
 from jaxtyping import PyTree
 
 from jaxch5.errors import TrainingError
 from jaxch5.framing import Size, height_and_width
+from jaxch5.util.memory import total_memory
 from jaxch5.util.text import counted
 
 
@@ -48,10 +48,13 @@ def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
 
 
 def memory_limit() -> int:
-    """Returns the size in bytes of the accelerator's memory if known, else of the computer's."""
+    """Returns the size in bytes of the accelerator's memory if known, else of the host's.
+
+    If a container or a job limits this process to less of the host's memory, it is that limit.
+    """
     statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
-        return psutil.virtual_memory().total
+        return total_memory()
     return statistics["bytes_limit"]
 
 

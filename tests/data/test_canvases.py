@@ -21,6 +21,9 @@ def test_auto_takes_a_quarter_of_the_free_memory_and_says_so():
     assert chosen("auto", little, lambda: None) == "off"
     assert chosen("auto", little, plenty) == "device"
     assert chosen("auto", plenty, little) == "memory"
+    # On its way to the device, the set is in the host's memory.
+    assert chosen("auto", lambda: 2 * need, plenty) == "device"
+    assert chosen("auto", lambda: 2 * need - 1000, plenty) == "off"
     assert chosen("memory", little, plenty) == "memory"
     assert chosen("off", plenty, plenty) == "off"
     assert chosen("device", little, lambda: None) == "device"

@@ -19,7 +19,6 @@ from jaxch5.data.near import Thumbnail, find_near, thumbnail
 from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, leave_out, read_pixels, without_bad
 from jaxch5.errors import DataError
-from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, progress_bar
 
 # A picture is black if all its levels are below this. If 12-bit values are misread as 16-bit
@@ -176,8 +175,8 @@ def readable(source: Source, console: Console | None = None) -> Source:
 def check_heads(source: Source) -> None:
     """Looks for broken pictures, so that training fails at the start, not when it reaches one.
 
-    Only local files whose first or last bytes are not those of a picture are decoded, because
-    decoding all files may take minutes.
+    Only files whose first or last bytes are not those of a picture are decoded, because decoding
+    all files may take minutes.
 
     Raises:
         DataError: Some pictures cannot be read; the message names at most the first five.
@@ -187,7 +186,7 @@ def check_heads(source: Source) -> None:
     file = source.file
 
     def wrong(item: int) -> str | None:
-        if is_address(source.references[item]) or ends_as_it_begins(file(item)):
+        if ends_as_it_begins(file(item)):
             return None
         try:
             read_pixels(source, item)

@@ -31,9 +31,14 @@ def server():
     """A server on the loopback address, whose answer to a request for file X depends on the path.
 
     /X answers with the file; /moved/X redirects to it; /slow/X takes a second; /shaky/X fails the
-    first time; /cut/X is cut short the first time; /broken/X always fails. For any other path, the
-    server answers that there is no such file.
+    first time; /cut/X is cut short the first time, and /stalled/X stops for two seconds at its
+    middle; /busy/X gets the status 429 the first time, and /later/X gets 408 and is told to wait
+    for a second; /broken/X, /flooded/X and /forbidden/X always fail, with the status 503, 429 or
+    403. For any other path, the server answers that there is no such file.
     """
+
+    always = {"broken": 503, "flooded": 429, "forbidden": 403}
+    at_first = {"shaky": 503, "busy": 429, "later": 408}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -46,8 +51,13 @@ def server():
                 return
             if first == "slow":
                 time.sleep(1)
-            if first == "broken" or (first == "shaky" and served.asked[self.path] == 1):
-                self.send_error(503)
+            again = served.asked[self.path] > 1
+            if status := always.get(first) or (0 if again else at_first.get(first)):
+                self.send_response(status)
+                if first == "later":
+                    self.send_header("Retry-After", "1")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             content = served.files.get(self.path if f"/{rest}" not in served.files else f"/{rest}")
             if content is None:
@@ -58,6 +68,11 @@ def server():
             self.end_headers()
             if first == "cut" and served.asked[self.path] == 1:
                 content = content[: len(content) // 2]
+            if first == "stalled" and served.asked[self.path] == 1:
+                content = content[: len(content) // 2]
+                self.wfile.write(content)
+                time.sleep(2)
+                return
             self.wfile.write(content)
 
         def do_HEAD(self):

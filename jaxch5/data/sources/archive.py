@@ -17,7 +17,7 @@ from jaxch5.data.sources.layout import ARCHIVES
 from jaxch5.data.sources.listing import joined, list_folder
 from jaxch5.data.sources.unpack import unpack
 from jaxch5.errors import DataError
-from jaxch5.util.address import is_address
+from jaxch5.util.address import expanded, is_address
 from jaxch5.util.files import sha256_of
 
 
@@ -82,7 +82,7 @@ def is_archive(file: Path) -> bool:
 
 def _unpacked(file: Path, sha256: str | None) -> Path:
     """Returns an archive's folder, named after its checksum; unpacks the archive if necessary."""
-    file = file.expanduser()
+    file = expanded(file)
     try:
         digest = sha256_of(file)
     except OSError as error:

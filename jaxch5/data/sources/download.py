@@ -12,10 +12,12 @@ import re
 import ssl
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -28,14 +30,34 @@ from jaxch5.data.sources.content import head_of, kind_of
 from jaxch5.data.sources.unpack import unpack
 from jaxch5.errors import DataError
 from jaxch5.util.files import making, sha256_of
-from jaxch5.util.text import counted, progress_bar
+from jaxch5.util.text import counted, printable, progress_bar
 
 CONNECT_SECONDS, READ_SECONDS = 4.0, 10.0
 ATTEMPTS = 3
 PARALLEL = 16
-# This many failures are enough to show what is wrong with a list of links. If the server is gone,
-# trying all links could take hours.
+# Statuses of a server that asks for patience; fetching in parallel may be what makes it do so.
+BUSY = (408, 429)
+# How long to wait before asking such a server again: by default, and at most if it says how long.
+BUSY_SECONDS, LONGEST_SECONDS = 5.0, 60
+# This many failures are enough to show what is wrong. If the server is gone, trying all links could
+# take hours.
 FAILURES_SHOWN = 5
+
+
+class DeadLink(DataError):
+    """An address does not lead to a picture, and will not if it is tried again."""
+
+
+class Fetched(NamedTuple):
+    """Holds what became of links.
+
+    Attributes:
+        files: The path of each link's file, keyed by link; a dead link has no file there.
+        dead: The reason for each dead link.
+    """
+
+    files: dict[str, Path]
+    dead: dict[str, str]
 
 
 def cache_folder(name: str) -> Path:
@@ -69,6 +91,7 @@ def fetch(address: str, file: Path) -> None:
         file: Path to write to; an existing file is overwritten.
 
     Raises:
+        DeadLink: The address is not valid, or the server says that it leads nowhere.
         DataError: The address contains `::`, or cannot be fetched (in up to three attempts).
     """
     import aiohttp
@@ -83,56 +106,69 @@ def fetch(address: str, file: Path) -> None:
         # Proxies are taken from environment variables.
         options = {"client_kwargs": {"timeout": limits, "trust_env": True}}
     for attempt in range(1, ATTEMPTS + 1):
+        wait = 0.5 * attempt
         try:
             filesystem, path = fsspec.url_to_fs(address, **options)
             filesystem.get_file(path, str(file))
             return
         except FileNotFoundError:
-            raise DataError("there is no such file") from None
+            raise DeadLink("there is no such file") from None
         except aiohttp.ClientResponseError as error:
             # A server in trouble may recover; one that refuses will refuse again.
             reason = f"the server answered {error.status} {error.message}"
-            if error.status < 500:
-                raise DataError(reason) from None
+            if error.status < 500 and error.status not in BUSY:
+                raise DeadLink(reason) from None
+            told = error.headers.get("Retry-After", "") if error.headers else ""
+            if told.isdecimal():
+                wait = min(int(told), LONGEST_SECONDS)
+            elif error.status in BUSY:
+                wait = BUSY_SECONDS * attempt
         except (aiohttp.ClientConnectorError, ConnectionError, TimeoutError) as error:
+            reason = f"no answer ({str(error) or type(error).__name__})"
             # The server has had time to answer; if it is not there, another attempt will not help.
-            raise DataError(f"no answer ({str(error) or type(error).__name__})") from None
-        except (ValueError, ImportError) as error:
-            # fsspec does not know this kind of address, or lacks a library for it.
+            # But if part of the file has arrived, it is there.
+            if not file.exists() or not file.stat().st_size:
+                raise DataError(reason) from None
+        except ImportError as error:
+            # fsspec lacks a library for this kind of address.
             raise DataError(str(error)) from None
+        except ValueError as error:
+            # fsspec does not know this kind of address, or cannot parse it.
+            raise DeadLink(printable(str(error))) from None
         except Exception as error:
             # Each file system raises its own types of exceptions.
             reason = f"cannot be fetched ({str(error) or type(error).__name__})"
-        time.sleep(0.5 * attempt)
+        if attempt < ATTEMPTS:
+            time.sleep(wait)
     raise DataError(reason)
 
 
 def fetch_links(
     links: Iterable[str], folder: Path | None = None, console: Console | None = None
-) -> Mapping[str, Path]:
+) -> Fetched:
     """Fetches pictures in parallel, except those that were fetched before.
 
-    Each file is checked before it is kept, since a server may answer with a web page.
+    Each file is checked before it is kept, since a server may answer with a web page. Such links,
+    and others that lead to no picture, are dead; they are tried again the next time.
 
     Args:
         links: Addresses that fsspec understands, such as `https://...`.
         folder: Folder for the files; None means the user's cache folder.
         console: Where the progress bar is drawn; None means standard error.
 
-    Returns:
-        The path of each link's file, keyed by link.
-
     Raises:
-        DataError: The folder cannot be made, or some links cannot be fetched or do not lead to
-            pictures; the message names up to five of them. What was fetched is kept for next time.
+        DataError: The folder cannot be made, or some links cannot be fetched although they may not
+            be dead, since a server does not answer, for example; the message names up to five of
+            them. What was fetched is kept for next time.
     """
     folder = cache_folder("links") if folder is None else folder
     files = {link: folder / file_name_for(link) for link in links}
     # Files in the folder are checked too: earlier versions kept whatever they received.
     missing = [link for link, file in files.items() if format_of(head_of(file)) is None]
     if not missing:
-        return files
+        return Fetched(files, {})
     make_folder(folder)
+    dead: dict[str, str] = {}
     failures: dict[str, str] = {}
     with progress_bar(console) as progress, ThreadPoolExecutor(PARALLEL) as pool:
         task = progress.add_task(f"fetching {counted(len(missing), 'picture')}", total=len(missing))
@@ -140,7 +176,8 @@ def fetch_links(
         for done in as_completed(running):
             progress.advance(task)
             if error := done.exception():
-                failures[running[done]] = str(error) or type(error).__name__
+                kind = dead if isinstance(error, DeadLink) else failures
+                kind[running[done]] = str(error) or type(error).__name__
             if len(failures) == FAILURES_SHOWN:
                 pool.shutdown(wait=False, cancel_futures=True)
                 break
@@ -150,7 +187,7 @@ def fetch_links(
             f"{shown} ({counted(len(missing), 'link')} had to be fetched; what was fetched is "
             "kept; fix the links named here or remove their rows)"
         )
-    return files
+    return Fetched(files, {link: dead[link] for link in missing if link in dead})
 
 
 def _fetch_link(link: str, file: Path) -> None:
@@ -159,7 +196,7 @@ def _fetch_link(link: str, file: Path) -> None:
             fetch(link, scratch)
             begin = head_of(scratch)
             if format_of(begin) is None:
-                raise DataError(f"the answer is {kind_of(begin)}, not a picture")
+                raise DeadLink(f"the answer is {kind_of(begin)}, not a picture")
     except OSError as error:
         raise DataError(f"{file}: cannot be written: {error.strerror}") from None
 
@@ -217,6 +254,10 @@ def reachable(url: str) -> bool:
 
 def file_name_for(address: str) -> str:
     """Returns a file name that no two addresses share, with the file extension of the address."""
-    end = PurePosixPath(urlsplit(address).path).name
-    suffixes = re.findall(r"\.[A-Za-z0-9]{1,8}", end)[-1:]
-    return hashlib.sha256(address.encode()).hexdigest()[:32] + "".join(suffixes)
+    suffixes: list[str] = []
+    # An address that is not valid has a name too; fetching it says what is wrong.
+    with suppress(ValueError):
+        end = PurePosixPath(urlsplit(address).path).name
+        suffixes = re.findall(r"\.[A-Za-z0-9]{1,8}", end)[-1:]
+    content = address.encode(errors="surrogateescape")
+    return hashlib.sha256(content).hexdigest()[:32] + "".join(suffixes)

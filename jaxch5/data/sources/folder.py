@@ -36,6 +36,7 @@ from jaxch5.data.sources.listing import (
     list_folder,
 )
 from jaxch5.errors import DataError
+from jaxch5.util.address import expanded
 from jaxch5.util.text import composed
 
 
@@ -210,7 +211,7 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         DataError: The path is not such a folder.
     """
-    root = Path(path).expanduser()
+    root = expanded(Path(path))
     try:
         os.scandir(root).close()
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from jaxch5.data.parts import TEST, TRAIN, VALID, part_of
 from jaxch5.data.sources.listing import Reason, folders_in, list_folder
 from jaxch5.errors import DataError
+from jaxch5.util.address import expanded
 
 # Names that take precedence over others of the same meaning.
 USUAL = ("train", "valid", "val")
@@ -72,7 +73,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
 
 def _existing(root: Path, name: str, option: str) -> str:
     """Returns the path of an existing folder, relative to the root."""
-    path = root / Path(name).expanduser()
+    path = root / expanded(Path(name))
     if not path.is_dir():
         known = ", ".join(folders_in(root)) or "none"
         raise DataError(f"{root}: has no folder {name} ({option}); its folders: {known}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,7 +108,7 @@ class Listing(NamedTuple):
     barren: list[str]
 
 
-def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
+def list_folder(root: Path, leave_out: Iterable[str] = ()) -> Listing:
     """Lists a folder and all folders below it.
 
     Links are followed, but never back to the folder itself. Within each of its direct subfolders,
@@ -117,7 +117,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
 
     Args:
         root: The folder.
-        leave_out: Paths of subfolders that are not listed, each beginning with `root`.
+        leave_out: Paths of subfolders that are not listed.
 
     Raises:
         OSError: The folder itself cannot be listed.
@@ -126,6 +126,8 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     drawings: list[str] = []
     passed_over: dict[Reason, list[str]] = defaultdict(list)
     looked_into: list[str] = []
+    # One folder's path may be "images" or "./images", for example.
+    left_out = {os.path.abspath(folder) for folder in leave_out}
 
     def entries_of(
         folder: str, prefix: str, seen: set[tuple[int, int]], within: Reason | None
@@ -170,7 +172,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
                 within = HIDDEN
             # A link to a folder is not followed if everything in it would be passed over anyway.
             if _leads_to(entry.is_dir) and not (within and entry.is_symlink()):
-                if entry.path not in leave_out:
+                if os.path.abspath(entry.path) not in left_out:
                     if within is None and not prefix:
                         looked_into.append(name)
                     seen = seen if prefix else set(seen)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxch5.data.sources.download import CONNECT_SECONDS, cache_folder
 from jaxch5.errors import DataError
-from jaxch5.util.address import is_address
+from jaxch5.util.address import expanded, is_address
 from jaxch5.util.files import making, sha256_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Store:
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self.name = os.fspath(place).rstrip("/") or "/"
-        self._folder = None if is_address(self.name) else Path(self.name).expanduser()
+        self._folder = None if is_address(self.name) else expanded(Path(self.name))
 
     def read(self, name: str) -> bytes | None:
         """Returns a small file's content; None if there is no such file.

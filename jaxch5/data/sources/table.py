@@ -7,16 +7,17 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jaxch5.config.applies import TABLES
 from jaxch5.data.source import Source, labelled_files
 from jaxch5.data.sources.download import fetch_links
 from jaxch5.data.sources.lookup import Lookup
 from jaxch5.errors import DataError
-from jaxch5.util.address import is_address
+from jaxch5.util.address import expanded, is_address
 from jaxch5.util.text import composed, counted, folded, is_text, printable
 
 # Characters that separate the columns of a table.
@@ -36,10 +37,11 @@ def from_csv(
 
     Columns are separated by commas, semicolons, tabs or bars; those other than `image` and `label`
     are kept for use by `column_split`. Links (`https://...`) are fetched by this function, each
-    only once, into the user's cache folder. If no file has the name that the table gives, the name
-    is tried with slashes in place of backslashes, then regardless of upper and lower case, and then
-    with a picture file's extension added as well. If exactly one file fits, it is used, and the
-    source's `notes` say so.
+    only once, into the user's cache folder. A link that leads to no picture is still an item, which
+    cannot be read; the source's `notes` count such links, and `readable` leaves them out. If no
+    file has the name that the table gives, the name is tried with slashes in place of backslashes,
+    then regardless of upper and lower case, and then with a picture file's extension added as well.
+    If exactly one file fits, it is used, and the source's `notes` say so.
 
     Args:
         path: File of the table, in UTF-8 or UTF-16. In a table in UTF-8, the paths of pictures may
@@ -52,8 +54,8 @@ def from_csv(
     Raises:
         DataError: The file cannot be read, lists no pictures, lacks one of the two columns, or has
             two of the same name; a row has more or fewer cells than the header, or its cell for the
-            picture or the class is empty; or a picture does not exist, matches several files, or
-            cannot or may not be fetched.
+            picture or the class is empty; a file does not exist, or a name matches several files;
+            or a server cannot be reached, or links may not be fetched.
 
     Example:
         >>> import numpy as np, tempfile
@@ -64,7 +66,7 @@ def from_csv(
         >>> from_csv(folder / "pets.csv").classes
         ('cat', 'dog')
     """
-    file = Path(path).expanduser()
+    file = expanded(Path(path))
     text, notes = _read(file)
     separator = _separator(file, text, (image, label))
     if separator != ("\t" if file.suffix.lower() in (".tsv", ".tab") else ","):
@@ -83,7 +85,7 @@ def from_csv(
         if not is_text(name):
             raise DataError(f"{file}, line {line}: {label} is not in UTF-8")
 
-    folder = file.parent if root is None else Path(root).expanduser()
+    folder = file.parent if root is None else expanded(Path(root))
     references, found_otherwise = _references(file, folder, lines, cells[image])
     class_names = [cell.strip() for cell in cells[label]]
     notes += found_otherwise + _repeated(references, class_names)
@@ -95,8 +97,15 @@ def from_csv(
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     others = {name: column for name, column in cells.items() if name not in (image, label)}
-    source = labelled_files(folder, references, class_names, others, fetched, notes)
-    return replace(source, name=str(file))
+    notes += _dead(fetched.dead)
+    source = labelled_files(folder, references, class_names, others, fetched.files, notes)
+
+    def read(item: int) -> Any:
+        if reason := fetched.dead.get(references[item]):
+            raise DataError(f"{references[item]}: {reason}")
+        return source.read(item)
+
+    return replace(source, name=str(file), read=read)
 
 
 def is_table(path: Path) -> bool:
@@ -215,7 +224,7 @@ def _references(
     references, missing = [], []
     for line, cell in zip(lines, cells, strict=True):
         name = cell.strip()
-        if is_address(name):
+        if is_address(name) and is_text(name):
             references.append(name)
             continue
         found = lookup.find(name)
@@ -256,3 +265,12 @@ def _repeated(references: Sequence[str], class_names: Sequence[str]) -> list[str
             f"({printable(torn[0])}: {printable(names)})"
         )
     return notes
+
+
+def _dead(links: Mapping[str, str]) -> list[str]:
+    """Returns a note on links that lead to no picture, if there are any."""
+    if not links:
+        return []
+    first, reason = next(iter(links.items()))
+    count = counted(len(links), "link leads", "links lead")
+    return [f"{count} to no picture ({printable(first)}: {reason})"]

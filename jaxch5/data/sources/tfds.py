@@ -18,6 +18,7 @@ from jaxch5.data.source import FOLDER, Source
 from jaxch5.data.sources.download import cache_folder, file_name_for, reachable
 from jaxch5.data.sources.listing import Reason
 from jaxch5.errors import DataError
+from jaxch5.util.address import expanded
 from jaxch5.util.files import making
 from jaxch5.util.libraries import empty_is_unset, logging_from
 
@@ -53,7 +54,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
     """
     import tensorflow_datasets as tfds
 
-    folder = None if data_dir is None else str(Path(data_dir).expanduser())
+    folder = None if data_dir is None else str(expanded(Path(data_dir)))
     try:
         builder = tfds.builder(name, data_dir=folder, file_format="array_record", try_gcs=False)
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:

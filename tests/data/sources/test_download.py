@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxch5.data.source import Source, read_pixels
+from jaxch5.data.sources import download
 from jaxch5.data.sources.archive import from_archive
 from jaxch5.data.sources.download import fetch_archive, fetch_links, file_name_for, reachable
 from jaxch5.errors import DataError
@@ -25,7 +26,8 @@ def nobody():
 def test_links_are_fetched_once(server, tmp_path, png):
     links = [server.link(f"{number}.jpg", png(number)) for number in range(40)]
     for _ in range(2):
-        files = fetch_links(links, tmp_path)
+        files, dead = fetch_links(links, tmp_path)
+    assert not dead
     assert [files[link].read_bytes() for link in links] == [png(number) for number in range(40)]
     assert set(server.asked.values()) == {1}
 
@@ -42,7 +44,7 @@ def test_links_are_fetched_at_the_same_time(server, tmp_path, png):
 def test_moved_shaky_and_cut_links_arrive(server, tmp_path, png):
     server.link("a.jpg", png(7))
     links = [server.link("moved/a.jpg"), server.link("shaky/a.jpg"), server.link("cut/a.jpg")]
-    assert {file.read_bytes() for file in fetch_links(links, tmp_path).values()} == {png(7)}
+    assert {file.read_bytes() for file in fetch_links(links, tmp_path).files.values()} == {png(7)}
     assert server.asked["/shaky/a.jpg"] == 2
     assert server.asked["/cut/a.jpg"] == 2
 
@@ -53,7 +55,7 @@ def test_a_picture_that_is_damaged_where_it_comes_from_is_kept(server, tmp_path,
     A set may thus leave the picture out, and `verify` can name its file.
     """
     link = server.link("a.png", png(7)[:40])
-    (file,) = fetch_links([link], tmp_path).values()
+    (file,) = fetch_links([link], tmp_path).files.values()
     assert file.read_bytes() == png(7)[:40]
     source = Source(("a",), [0], [link], lambda item: file.read_bytes(), file=lambda item: file)
     with pytest.raises(DataError, match=f"{link} .kept as {file}.: cannot be decoded"):
@@ -84,26 +86,57 @@ def test_what_is_no_picture_is_not_kept_and_said(kind, server, tmp_path, png):
     for times, kept in enumerate((None, ANSWERS[kind], None), start=1):
         if kept is not None:
             file.write_bytes(kept)
-        with pytest.raises(DataError) as error:
-            fetch_links([link], tmp_path)
+        reason = fetch_links([link], tmp_path).dead[link]
         said = kind.removesuffix(" once more")
-        assert str(error.value).startswith(f"{link}: the answer is {said}")
-        assert "\n" not in str(error.value)
+        assert reason.startswith(f"the answer is {said}")
+        assert "\n" not in reason
         assert server.asked["/a.jpg"] == times
         assert file.exists() == (kept is not None)
         file.unlink(missing_ok=True)
     server.link("a.jpg", png(3))
     file.write_bytes(ANSWERS[kind])
-    assert fetch_links([link], tmp_path)[link].read_bytes() == png(3)
+    assert fetch_links([link], tmp_path).files[link].read_bytes() == png(3)
 
 
-def test_a_dead_link_is_named_and_the_others_are_kept(server, tmp_path, png):
-    alive, dead = server.link("a.jpg", png(1)), server.link("gone.jpg")
-    with pytest.raises(DataError, match=r"gone\.jpg: there is no such file"):
-        fetch_links([alive, dead], tmp_path)
-    assert fetch_links([alive], tmp_path)[alive].read_bytes() == png(1)
-    assert server.asked["/a.jpg"] == 1
-    assert server.asked["/gone.jpg"] == 1
+def test_dead_links_are_named_and_the_others_are_kept(server, tmp_path, png):
+    """However many links are dead, all others are fetched, and dead ones are asked for once."""
+    alive = [server.link(f"alive{number}.jpg", png(number)) for number in range(20)]
+    dead = {server.link(f"gone/{number}.jpg"): "there is no such file" for number in range(20)}
+    dead[server.link("forbidden/x.jpg")] = "the server answered 403 Forbidden"
+    dead["https://[x/a.jpg"] = "Invalid IPv6 URL"
+    fetched = fetch_links([*dead, *alive], tmp_path)
+    assert fetched.dead == dead
+    assert list(fetched.dead) == list(dead)
+    assert [fetched.files[link].read_bytes() for link in alive] == [png(n) for n in range(20)]
+    assert not any(fetched.files[link].exists() for link in dead)
+    assert set(server.asked.values()) == {1}
+
+
+def test_a_server_that_asks_for_patience_is_asked_again(server, tmp_path, png, monkeypatch):
+    """The server may say how long to wait; a server that stays busy makes no link a dead one."""
+    monkeypatch.setattr(download, "BUSY_SECONDS", 0.1)
+    server.link("a.jpg", png(7))
+    links = [server.link("busy/a.jpg"), server.link("later/a.jpg")]
+    began = time.perf_counter()
+    fetched = fetch_links(links, tmp_path)
+    assert {file.read_bytes() for file in fetched.files.values()} == {png(7)}
+    assert time.perf_counter() - began > 1
+    with pytest.raises(DataError, match=r"flooded/a\.jpg: the server answered 429"):
+        fetch_links([server.link("flooded/a.jpg")], tmp_path)
+    assert server.asked["/flooded/a.jpg"] == 3
+
+
+def test_a_download_that_stalls_is_tried_again(server, packed, tmp_path, png, monkeypatch):
+    """But an address from which nothing has arrived is given up."""
+    monkeypatch.setattr(download, "READ_SECONDS", 0.5)
+    server.link("pets.bin", packed({"cats/a.txt": b"miau" * 1000}))
+    folder = fetch_archive(server.link("stalled/pets.bin"), folder=tmp_path)
+    assert (folder / "cats" / "a.txt").read_bytes() == b"miau" * 1000
+    assert server.asked["/stalled/pets.bin"] == 2
+    server.link("a.jpg", png(7))
+    with pytest.raises(DataError, match=r"slow/a\.jpg: no answer"):
+        fetch_links([server.link("slow/a.jpg")], tmp_path)
+    assert server.asked["/slow/a.jpg"] == 1
 
 
 def test_a_server_in_trouble_is_asked_three_times(server, tmp_path):

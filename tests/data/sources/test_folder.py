@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from jaxch5.data.packing import pack
+from jaxch5.data.source import digits
+from jaxch5.data.sources.archive import from_archive
 from jaxch5.data.sources.folder import from_folder, from_regex
+from jaxch5.data.sources.packed import from_packed
+from jaxch5.data.sources.table import from_csv
 from jaxch5.data.split import divide, random_split
-from jaxch5.errors import DataError
+from jaxch5.errors import ConfigError, DataError
 
 
 def put(root: Path, *names: str) -> Path:
@@ -52,6 +57,24 @@ def test_train_and_valid_folders(tmp_path, valid):
     assert source.classes == ("a", "b")
     assert list(source.columns["folder"]) == ["train", "train", valid, valid]
     assert source.labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("path", [".", "./", "absolute"])
+def test_validation_pictures_within_the_training_folder_are_not_trained_on(
+    tmp_path, monkeypatch, path
+):
+    """However the set's folder is written, the validation folder is left out of the training's."""
+    put(tmp_path, "images/a/1.png", "images/b/1.png", "images/val/a/2.png", "images/val/b/2.png")
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path if path == "absolute" else path
+    source = from_folder(root, train="images", valid="images/val")
+    assert source.classes == ("a", "b")
+    assert list(source.references) == [
+        "images/a/1.png", "images/b/1.png", "images/val/a/2.png", "images/val/b/2.png",
+    ]  # fmt: skip
+    assert not source.passed_over
+    source = from_folder(tmp_path / "images" if path == "absolute" else "images", ".", "val")
+    assert list(source.columns["is_valid"]) == [False, False, True, True]
 
 
 def test_any_suffix_in_any_case_and_nothing_hidden(tmp_path):
@@ -156,6 +179,23 @@ def test_unusable_folders_are_named(tmp_path):
     assert "--data.pattern" in message
     single = from_folder(put(tmp_path / "single", "a/1.png", "a/2.png"))
     assert "one class" in complaint(divide, single, random_split(0.5))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        from_folder,
+        lambda path: from_folder(".", train=path),
+        lambda path: from_regex(path, "(.)"),
+        from_csv,
+        from_archive,
+        from_packed,
+        lambda path: pack(digits(), path, 8),
+    ],
+)
+def test_the_home_of_nobody_is_named(call):
+    with pytest.raises(ConfigError, match=r"^~photos.*: there is no such home .* mean ~/photos"):
+        call("~photos/pets")
 
 
 def test_valid_class_without_training_pictures(tmp_path):

@@ -17,6 +17,7 @@ from jaxch5.config.building import load_data, load_source
 from jaxch5.config.settings import Config
 from jaxch5.data.sources.table import from_csv
 from jaxch5.data.split import column_split, divide, given_split, random_split
+from jaxch5.data.verify import check_heads, readable, unreadable
 from jaxch5.errors import DataError
 
 
@@ -121,9 +122,29 @@ def test_links_are_fetched_and_read_from_the_cache(table, server, own_cache):
     np.testing.assert_array_equal(source.labels, [1, 0])
 
 
-def test_a_dead_link_is_named(table, server, own_cache):
-    with pytest.raises(DataError, match=r"gone\.png"):
-        from_csv(table(f"image,label\na.png,red\n{server.link('gone.png')},green\n"))
+def test_a_dead_link_is_an_item_that_cannot_be_read(table, server, own_cache):
+    """So dead links are counted, stop training before it begins, and can be left out."""
+    dead = [server.link(f"gone/{number}.png") for number in range(9)]
+    alive = server.link("far.png", png("green"))
+    rows = [f"{link},green" for link in (*dead, alive)]
+    file = table("\n".join(["image,label", "a.png,red", *rows]) + "\n")
+    source = from_csv(file)
+    reasons = {link: f"{link}: there is no such file" for link in dead}
+    assert source.notes == (f"9 links lead to no picture ({reasons[dead[0]]})",)
+    assert unreadable(source) == reasons
+    assert list(readable(source).references) == ["a.png", alive]
+    with pytest.raises(DataError, match=f"^9 pictures cannot be read: {reasons[dead[0]]}, "):
+        check_heads(source)
+    # A server that may be there again tomorrow makes no link a dead one.
+    with pytest.raises(DataError, match=r"table\.csv: .*broken/a\.png: the server answered 503"):
+        from_csv(table(f"image,label\na.png,red\n{server.link('broken/a.png')},green\n"))
+
+
+def test_a_link_that_is_not_text_is_named_with_its_line(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_bytes("image,label\nhttps://host/café.jpg,red\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"table\.csv, line 2: .* not in UTF-8"):
+        from_csv(file)
 
 
 def touched(folder, names):

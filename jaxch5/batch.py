@@ -21,16 +21,16 @@ class Batch:
     The unit square (x to the right, y down) stands for the part of the upright picture that is
     kept. The last entry of `frame` is the aspect ratio of the picture divided by its aspect ratio
     on the canvas; this is 1 unless the picture is squished there. Pixel centres are at half
-    integers. Augmentation derives an item's random numbers from its `index`, which is increased by
-    the split's size for each time that the item was already drawn in the epoch. A row whose `mask`
-    is False only fills up a batch, and never counts.
+    integers. Augmentation derives an item's random numbers from its `index`, so each further draw
+    of an item in an epoch has an index of its own. A row whose `mask` is False only fills up a
+    batch, and never counts.
 
     Attributes:
         image: Canvases that hold the pictures, with values from 0 to 255.
         frame: Matrix that maps the unit square to pixels of the canvas.
         label: Index of the class.
-        index: Index of the item in its split, plus the split's size for each time that the item
-            was already drawn in the epoch.
+        index: Index of the item in its split, plus the split's size for each earlier draw of the
+            item in the epoch.
         mask: False for rows that fill up the last batch.
         framing: How the pictures were presized, and how they get the shape of the network's input.
 
@@ -89,7 +89,7 @@ class CachedBatch:
     framing: Framing = field(default=CROP, metadata={"static": True})
 
     def open(self) -> Batch:
-        """Returns the batch with its pictures, which are picked out of the whole set's pictures."""
+        """Returns the batch with its pictures, picked out of the pictures of the whole set."""
         image = self.images.at[self.item].get(mode="promise_in_bounds")
         frame = self.frames.at[self.item].get(mode="promise_in_bounds")
         return Batch(image, frame, self.label, self.index, self.mask, self.framing)

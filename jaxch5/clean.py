@@ -246,7 +246,7 @@ def settings_of(config: Config, labels: Path) -> Config:
 
 
 def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks | str:
-    """Returns a function that draws where the run's network looks, or a text that says why not."""
+    """Returns a function that draws where the network looks, or a text on why there is none."""
     if not directory.checkpoints.is_dir():
         return "these suspects do not belong to a run with a network"
     lock = Lock()

@@ -51,7 +51,7 @@ class Options(Config):
     )
     debug: bool = Field(False, description="show the traceback of an error")
 
-    # Lines about settings in the file that the command line's settings leave without effect.
+    # Lines about the settings in the file that have no effect because of the command line.
     _overruled: tuple[str, ...] = PrivateAttr(())
 
     # Name of the positional argument that stands for `data.path`.
@@ -64,11 +64,11 @@ class Options(Config):
 
     @property
     def together(self) -> bool:
-        """Returns whether other processes run the same command, so that only the first prints."""
+        """Returns whether several processes run the command together, and only the first prints."""
         return False
 
     def print_overruled(self, console: Console) -> None:
-        """Prints a line for each setting of the file that the command line makes idle."""
+        """Prints `_overruled`, the lines about settings in the file that have no effect."""
         for line in self._overruled:
             print_line(console, line)
 
@@ -138,7 +138,10 @@ class Options(Config):
         return task_of(self.model.task, self.model.threshold)
 
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
-        """Returns the settings with "auto" weights resolved, so that they mean the same later."""
+        """Returns the settings with "auto" weights resolved to "imagenet" or "none".
+
+        Settings that are recorded in this form give the same result later.
+        """
         config = self.settings()
         if config.model.weights != "auto":
             return config

@@ -40,7 +40,9 @@ from jaxch5.util.text import counted, print_line
 def data_of(
     config: Config, run: RunDir | None, say: Callable[[str], None], instead: str = ""
 ) -> tuple[Data, dict[str, str]]:
-    """Returns the data, and why pictures are left out; a resumed run gets the pictures it had.
+    """Returns the data, and the reason why each unreadable picture is left out, keyed by its name.
+
+    A resumed run gets the pictures that it began with.
 
     Args:
         config: Configuration that names the pictures.
@@ -70,7 +72,7 @@ def data_of(
     # Each process chooses where to keep pictures, but compiled programs depend on that choice.
     agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
     agree({"pictures and their parts": data.pictures.digest})
-    # A resumed run keeps the settings that the lines would advise to change.
+    # A resumed run has to keep its settings, so no line advises the user to change them.
     for line in data.outline(advise=run is None):
         say(line)
     return data, skipped

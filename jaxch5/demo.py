@@ -118,10 +118,11 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
     """Classifies the picture in a file; without a file, the answer is empty.
 
     Returns:
-        The probabilities of the likeliest classes, most likely first, and a message. The message
-        says if the first class is less probable than all others together. If the picture has more
-        than 8 bits and no range was set, it also says which values were taken for black and white.
-        If there is no answer, there are no probabilities, and the message says why.
+        The probabilities of the likeliest classes, most likely first, and a message. If the first
+        class is less probable than all others together, the message says so. If the picture has
+        more than 8 bits and no range was set, the message also says which values were taken for
+        black and white. If there is no answer, there are no probabilities, and the message says
+        why.
     """
     if path is None:
         return {}, ""

@@ -23,9 +23,10 @@ class ExportOptions(Options):
     that library loads all of them (strict=True). With a concat_pool head (the default for your own
     pictures), it can load only those of its body, whose names do not begin with `head.`.
     fastai: weights under the names that fastai's `vision_learner` uses with torchvision's ResNets.
-    A model made by that function loads all of them; the head has to be concat_pool. PyTorch needs
-    pictures normalized by the mean and standard deviation in the metadata of a file in either
-    format. timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the head
+    A model made by that function loads all of them; the head has to be concat_pool. With weights in
+    either of these formats, a network in PyTorch needs pictures that are normalized by the mean and
+    standard deviation in the file's metadata.
+    timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the head
     has to be linear or mean_pool. The folder's README.md shows how to prepare pictures.
 
     onnx (needs the extra `onnx`): a float32 program with its weights. It takes any number of uint8

@@ -266,12 +266,14 @@ class Learner(Trainer):
     def tta(
         self, n: int = 4
     ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-        """Returns what `get_preds` does, but averaged over it and `n` augmented draws.
+        """Predicts the validation set with test-time augmentation (Krizhevsky et al., 2012).
 
-        This is test-time augmentation (Krizhevsky et al., 2012); it takes `n + 1` times as long.
+        Like `get_preds`, it returns probabilities and labels, but a picture's probabilities are the
+        mean over the plain picture and `n` augmented draws of it. It takes `n + 1` times as long.
 
         Args:
-            n: Number of draws of each picture; data without augmentation have none.
+            n: Number of augmented draws of each picture; none are made if the data has no
+                augmentation.
 
         Raises:
             ConfigError: `n` is below 0.
@@ -313,7 +315,8 @@ def vision_learner(
         values: Values of the recipe's first fields, in the order of `Recipe`.
         recipe: How the network is made and trained; None stands for `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.
-        normalization: Mean and standard deviation of colours; None uses the weights' or network's.
+        normalization: Mean and standard deviation of the colours; None uses those that belong to
+            the weights, or to the architecture if there are no weights.
         crop_pct, interpolation: See `jaxch5.view.View`; by default, those used to test the weights.
         say: Function that takes the line about the weights; None prints it.
         hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.

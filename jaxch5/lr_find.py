@@ -64,7 +64,7 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
         learn = first
         if repeat:
             learn = first.again(config.seed + repeat)
-            # With pretrained weights, a copy is frozen before its head again.
+            # With pretrained weights, all layers of the copy but its head are frozen again.
             unfreeze_as_configured(learn, config.fit)
         try:
             found = learn.lr_find(options.start_lr, options.end_lr, options.num_it, tuple(RULES))

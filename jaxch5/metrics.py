@@ -24,8 +24,8 @@ Metric = Callable[[Probabilities, Labels], float]
 # The numbers of an epoch, keyed by their names, and the name of the epoch's phase.
 Record = dict[str, Any]
 
-# How often a learner's data had been replaced by data whose scores cannot be compared with the
-# earlier ones, such as those of other validation pictures; records lack this field if never.
+# Number of times that a learner had been given data whose scores cannot be compared with those of
+# its earlier data, such as other validation pictures. Records lack this field if the number is 0.
 CHANGES = "data_changes"
 # The losses that every record has, and all fields of records that are not metrics.
 LOSSES = ("train_loss", "valid_loss")

@@ -31,7 +31,9 @@ class RunsOptions(Options):
     paths: CliPositionalArg[list[str]] = Field(
         ["runs"], description="folder of runs, or runs to compare"
     )
-    out: Path | None = Field(None, description="HTML file to write everything to as a single page")
+    out: Path | None = Field(
+        None, description="HTML file to write, a page with the list, the differences and charts"
+    )
 
     @field_validator("out")
     @classmethod

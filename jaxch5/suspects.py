@@ -300,9 +300,9 @@ def show(
 
     say, listed = partial(print_line, console), document["suspects"]
     say(
-        f"{counted(document['judged'], 'label')} judged, of which the model agrees with "
-        f"{percent(document['agreed'])}; the estimated number of wrong labels is "
-        f"{document['wrong']:,}, which includes the model's own mistakes; {len(listed):,} listed, "
+        f"{counted(document['judged'], 'label')} judged: the model agrees with "
+        f"{percent(document['agreed'])} of them; the estimated number of wrong labels, "
+        f"{document['wrong']:,}, includes the model's own mistakes; {len(listed):,} are listed, "
         f"{sum(one['likely_wrong'] for one in listed):,} of them as likely wrong"
     )
     for label, prediction, count in document["pairs"][:PAIRS]:

@@ -172,8 +172,8 @@ class Task:
             ['accuracy', 'error_rate', 'top_5']
         """
         for given in (self.metrics, more):
-            # A name alone would be taken for its letters, a mapping for its keys, and an iterator
-            # would be empty the next time.
+            # A single name would be read as a sequence of letters, and a mapping as its keys; an
+            # iterator would be empty when it is read again.
             if isinstance(given, str | Mapping) or not isinstance(given, Collection):
                 shown = name_of(given) if callable(given) else given
                 raise ConfigError(

@@ -109,7 +109,7 @@ class Trainer(Guarded):
     def __repr__(self) -> str:
         best, begin, data = self.recipe.task.best, self._frozen.frozen_to, self.data.describe()
         frozen = f", frozen before its {self.groups.names[begin]}" if begin else ""
-        # After other data were set, a score of the earlier data would be taken for theirs.
+        # Once the learner has other data, a score on the earlier data would be misleading.
         is_of_data = self.records and self.record.get(CHANGES, 0) == self._past.changes
         scored = f", {best.metric} {best.shown(self.record)}" if is_of_data else ""
         return f"<{self.spec.name}{frozen}; {self.recorder}{scored}\n {data.partition(';')[0]}>"

@@ -77,7 +77,8 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     begun = workdir if workdir and RunDir(workdir).config_file.is_file() else None
     if begun:
         directory, recorded = open_run(begun)
-        # The run has the presize that was decided when it began, since the default may differ.
+        # If no presize is given, the run keeps the one that was decided when it began, which may
+        # differ from the settings' default, for example because the set is packed.
         by_default = ("data.presize",) * ("presize" not in config.data.model_fields_set)
         may_change = MAY_MOVE * directory.pictures_file.exists() + by_default
         if changed := [key for key in differing(config, recorded) if key not in may_change]:
@@ -127,9 +128,9 @@ def measure(
     """Trains for the scores that `file` lacks, appends them, and returns all, grouped by kind.
 
     Raises:
-        ConfigError: Results in the file lack the score that the settings compare by, because an
-            earlier version, which ignored `fit.best`, wrote them; or a metric is named like another
-            part of the results.
+        ConfigError: Results in the file lack the score that is to be compared, since an earlier
+            version wrote them and ignored `fit.best`; or a metric has the name of another part of
+            the results.
         CheckpointError: A line of the file is damaged.
     """
     from jaxch5.configured import recipe_of

@@ -60,7 +60,7 @@ def load_source(settings: DataConfig, fetch: bool = True) -> Source:
 
 
 def as_decided(config: Config, source: Source) -> Config:
-    """Returns the configuration with the value range of the source, so none is guessed later."""
+    """Returns the configuration with the source's value range, so that none is guessed later."""
     return config.model_copy(update={"data": {"range": source.reading.range}})
 
 
@@ -153,8 +153,8 @@ def facts_of(settings: DataConfig, source: Source, split: Split | None = None) -
     else:
         kind = "table" if is_table(Path(settings.path)) else "folder"
     if split is not None:
-        # How the settings would split them does not matter: a run keeps the split that it recorded,
-        # even if its configuration would now be refused.
+        # How the settings would split the pictures does not matter: a run keeps the split that it
+        # recorded, even if its configuration would now be refused.
         return Pictures(kind, tuple(source.columns))
     column = column_of(settings, source)
     own = "" if column is None else f"their column {column}"

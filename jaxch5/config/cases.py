@@ -137,7 +137,7 @@ def _with_room(presize: int, get: Callable[[str], Any]) -> int:
 
 
 def chosen(values: Mapping[str, Any], own_default: Callable[[str], Any]) -> dict[str, Any]:
-    """Returns the settings that differ from the defaults that they would have without being given.
+    """Returns the settings whose values differ from the defaults that they would otherwise have.
 
     Args:
         values: Values of all settings, keyed by dotted names.

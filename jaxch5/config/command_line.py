@@ -225,7 +225,7 @@ def shipped(file: Path) -> Path:
 def not_overruled(
     on_file: dict[str, Any], given: dict[str, Any], recorded: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """Returns a file's values without those that the command line makes pointless.
+    """Returns a file's values without those that have no effect because of the command line.
 
     A source on the command line replaces the one in the file. If the command line chooses another
     schedule, the settings that belong to the file's schedule are left out.

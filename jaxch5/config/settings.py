@@ -86,10 +86,9 @@ class DataConfig(Section):
 
     path: Path | Address | None = Field(
         None,
-        description="folder of class folders, which may be in train/ and valid/ folders, a zip or "
-        "tar file of such a folder, a CSV file, or a folder made by jaxch5 pack, which may be at "
-        "an address (s3://...); if there is no path, tfds or archive, scikit-learn's 1,797 digits "
-        "are used",
+        description="folder of class folders (directly, or within train/ and valid/), a zip or tar "
+        "file of such a folder, a CSV file, or a folder or an address (s3://...) that jaxch5 pack "
+        "wrote to; if there is no path, tfds or archive, scikit-learn's 1,797 digits are used",
     )
     pattern: str | None = Field(
         None,
@@ -161,8 +160,7 @@ class DataConfig(Section):
         "data.presize",
         40,
         "side of the presized pictures in pixels: the short one with crop, the long one with pad, "
-        "both with squish; by default at least a quarter larger than size, or half with your own "
-        "pictures",
+        "both with squish; by default at least 1.25 times size, or 1.5 times for your own pictures",
         ge=8,
         le=MAX_SIDE,
     )
@@ -351,7 +349,9 @@ class ModelConfig(Section):
         description="number type in which the network computes; weights are always float32",
     )
     groups: Literal["auto", "stages", "fastai"] = Field(
-        _recipe("groups"), description="layer groups; auto: stages if layer_decay < 1, else fastai"
+        _recipe("groups"),
+        description="groups of layers for freezing and rates: fastai's (three for a ResNet) or the "
+        "network's stages; auto: stages if layer_decay < 1, else fastai",
     )
     train_bn: bool = Field(
         _recipe("train_bn"), description="train the batch norms of frozen layers"
@@ -514,8 +514,8 @@ class FitConfig(Section):
         None,
         description="what decides which epoch is the best, for --fit.keep-best, the checkpoints "
         "and the report: a recorded metric (its highest value, or the lowest error_rate), "
-        "valid_loss or train_loss; by default the task's own (accuracy); ties go to the lowest "
-        "valid_loss",
+        "valid_loss or train_loss; by default the task's own choice, such as accuracy; ties go to "
+        "the lowest valid_loss",
     )
 
     @field_validator("loss")
@@ -588,7 +588,9 @@ class Config(Section):
         "none", description="event files for TensorBoard in the run directory, beside metrics.jsonl"
     )
     profile: bool = Field(
-        False, description="trace some steps into the run directory, for Perfetto and TensorBoard"
+        False,
+        description="write traces of some steps into the run directory, for Perfetto and "
+        "TensorBoard",
     )
     hooks: tuple[str, ...] = Field(
         (),
@@ -631,7 +633,7 @@ def check_applies(config: Config, **known: Any) -> None:
         known: What else is known: `pictures`, `devices`, `lacks`; see `Situation`.
 
     Raises:
-        ConfigError: A setting has no effect; the message is one line about the first of these.
+        ConfigError: A setting has no effect; the message is one line about the first such setting.
     """
     for line in idle_settings(config, **known).values():
         raise ConfigError(line)
@@ -652,7 +654,7 @@ def from_toml(path: Path, recorded: bool = False) -> Config:
     Args:
         path: TOML file.
         recorded: Whether a run has written the file, perhaps when other rules were in force;
-            settings without effect are then left out instead of refused.
+            settings without effect are then left out instead of being refused.
 
     Raises:
         ConfigError: A key is unknown, or its value is not allowed; the message is one line.

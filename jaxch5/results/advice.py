@@ -1,7 +1,7 @@
-"""Advises what to do next, in at most five sentences that a run's figures support.
+"""Advises on what to do next, in at most five sentences that a run's figures support.
 
-If chance could explain what a sentence claims, the sentence is given only if a statistical test is
-significant. Each sentence comes with a command.
+A claim that could be due to chance is made only if a statistical test is significant. Each sentence
+comes with a command.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LEVEL = 0.01
 TREND = 0.05
 # An answer counts as sure if its probability is at least this high.
 SURE = 0.9
-# ImageNet has 1,281 pictures per class; a set that has fewer of them per class benefits from
+# ImageNet has 1,281 pictures per class; a set with fewer pictures per class benefits from
 # ImageNet's weights.
 FEW = 1281
 # Smallest side that pictures must have for ImageNet's weights to be useful, in pixels.

@@ -74,8 +74,8 @@ class AnswerLog:
         lines: Number of lines, including those with answers that were undone, and those that undid
             them.
         answers: Answers that were not undone, in their order.
-        labels: Classes that the file's answers name when it is opened, including answers that were
-            undone, in the order in which they were first named.
+        labels: Classes that the answers in the file named when it was opened, in the order in which
+            they were first named; answers that were undone count too.
 
     Raises:
         CheckpointError: The file cannot be read or written, or a line of it is damaged.

@@ -116,7 +116,7 @@ def attributions(
     Args:
         predictor: Classifier.
         images, frames: Canvases and frames of the pictures, as `Canvases` returns them.
-        labels: Index of each picture's class; a negative index takes the most probable class.
+        labels: Index of each picture's class; a negative index stands for the most probable class.
 
     Raises:
         ConfigError: The network has no map.

@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Int
 
 from jaxch5.errors import ConfigError
 
-# A suggested threshold answers at least this share of the pictures of known classes.
+# At a suggested threshold, at least this share of the pictures of known classes gets an answer.
 ANSWERED = 0.95
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Holds confidence and accuracy of predictions, in equally wide bins of confidence from 0 to 1.
+    """Holds the confidence and accuracy of predictions, in bins of confidence of equal width.
 
     Attributes:
         confidence: Mean probability of the predictions in each bin; NaN in a bin without any.
@@ -75,7 +75,8 @@ class Selection(NamedTuple):
     """Holds the share of items answered at each threshold, and the error rate (1705.08500).
 
     Attributes:
-        threshold: Thresholds, the highest first; each one answers more items than the one before.
+        threshold: Thresholds, the highest first; at each one, more items are answered than at the
+            one before.
         answered: Share of the items that are answered at each threshold.
         error: Error rate of the answers that are given at each threshold.
     """
@@ -93,7 +94,9 @@ class Selection(NamedTuple):
         return (0.0, 0.0) if place < 0 else (float(self.answered[place]), float(self.error[place]))
 
     def suggested(self, share: float = ANSWERED) -> float:
-        """Returns the highest threshold that answers enough items, rounded down to six decimals.
+        """Returns the highest threshold at which enough items are answered.
+
+        The threshold is rounded down to six decimals.
 
         Args:
             share: Smallest share of the items that has to be answered, from 0 to 1.

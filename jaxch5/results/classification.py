@@ -158,7 +158,9 @@ def check_probabilities(
             "too high a rate, or has damaged weights"
         )
     if not np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)):
-        raise ConfigError("probabilities should be from 0 to 1; if these are logits, take softmax")
+        raise ConfigError(
+            "probabilities should be from 0 to 1; if these are logits, apply a softmax to them"
+        )
     if references is not None and len(references) != len(targets):
         raise ConfigError(
             f"there should be as many references as targets, {len(targets)}, but there are "

@@ -58,7 +58,7 @@ def read_judged(path: Path) -> dict[str, Any]:
         classes = set(judged["classes"])
         named = {one[name] for one in judged["suspects"] for name in ("label", "prediction")}
         if judged["format"] != 1 or not named <= classes:
-            raise ValueError("from another version, or with unnamed classes")
+            raise ValueError("it is from another version, or names classes that it does not list")
         return judged
     except FileNotFoundError:
         if not path.parent.exists():
@@ -102,8 +102,8 @@ class Cleaner:
         self._lock = Lock()
         self._classes: dict[str, int] = {}
         self._judged = tuple(judged["classes"])
-        # Classes that the person added are included, also those of answers that were undone: a page
-        # that was open before the server started again goes on using the same numbers.
+        # Classes that the person added are included, even those of answers that were undone: a page
+        # that was open before the server was restarted goes on using the same numbers.
         for name in (*self._judged, *log.labels):
             self._number(name)
         suspects = [one for one in judged["suspects"] if (one["image"], one["label"]) in items]
@@ -130,7 +130,7 @@ class Cleaner:
         self._picture = lru_cache(KEPT)(self._drawn)
 
     def respond(self, path: str, posted: Any) -> Reply:
-        """Responds to a request to send a file, suspects or a picture, save an answer, or finish.
+        """Responds to a request: sends a file, suspects or a picture, saves an answer, or finishes.
 
         Raises:
             DataError: A picture cannot be read or drawn, or an answer is invalid.

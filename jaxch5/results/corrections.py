@@ -171,8 +171,8 @@ def write_labels(
     A table or settings that do not match the record, as after an edit, are kept under another name.
 
     Args:
-        path: CSV file to write. The names of the settings and of the record are the same, but with
-            the suffixes `.toml` and `.json`.
+        path: CSV file to write. The settings and the record get the same name, but with the
+            suffixes `.toml` and `.json`.
         now: Corrected labels.
         run: Run whose labels were corrected, if there is one.
         settings: Settings for training on the table, as TOML; "" writes none.
@@ -181,8 +181,8 @@ def write_labels(
         New paths of the files that did not match the record, keyed by their former paths.
 
     Raises:
-        CheckpointError: A file cannot be written, or a former one cannot be read and thus not be
-            kept.
+        CheckpointError: A file cannot be written, or a former one cannot be kept, because it cannot
+            be read.
 
     Example:
         >>> import tempfile

@@ -182,7 +182,7 @@ def timm_config(predictor: Predictor) -> dict[str, Any]:
     size = height_and_width(about.size)
     # A network with an embedding for each position is built for one size of pictures.
     fixed: dict[str, Any] = {"img_size": list(size)} if spec.resample else {}
-    # By default, timm's networks that average have their last norm behind the mean.
+    # By default, timm's networks that average over the patches apply their last norm to the mean.
     pool: dict[str, Any] = {"global_pool": "avg", "fc_norm": False} if of_mean else {}
     entries = entries_of(spec, about.head)
     (classifier,) = (entry for entry in entries if MARK in entry.shape and len(entry.shape) == 2)

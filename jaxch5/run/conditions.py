@@ -1,4 +1,4 @@
-"""Records under which conditions a run is trained, and checks that they hold when it is resumed."""
+"""Records the conditions that a run is trained under, and checks that they hold on resuming it."""
 
 from __future__ import annotations
 

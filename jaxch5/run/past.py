@@ -1,4 +1,4 @@
-"""Keeps what a trainer has done before: how epochs are numbered, compared, and where they are."""
+"""Keeps track of a trainer's earlier calls: how to number and compare epochs, and its runs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ class Past:
     """Holds what was trained before a call, apart from the state.
 
     Attributes:
-        changes: How often data were set whose scores cannot be compared with the earlier ones.
+        changes: Number of times that the trainer was given data whose scores cannot be compared
+            with those of the data before.
         length: Number of batches per epoch in the last call; 0 if there was none.
-        offset: Number of epochs that were trained beyond those that the number of steps and
-            `length` account for; negative if they were fewer.
+        offset: Number of epochs that were trained, minus the number of epochs of `length` batches
+            that the completed steps would make.
         runs: Paths of the runs that were written or restored.
 
     Example:
@@ -59,15 +60,15 @@ class Past:
         """Notes the run that is written to.
 
         Raises:
-            TrainingError: The run has checkpoints of another training, which it would mix up with
-                this one.
+            TrainingError: The run has the checkpoints of another training run, which would be mixed
+                up with those of this one.
         """
         if run is None or run.path in self.runs:
             return
         if StoredCheckpoints(run.checkpoints).steps():
             raise TrainingError(
-                f"{run.path}: has the checkpoints of another training; in Python, continue it with "
-                "learn.restore(run), or set learn.run to a new run"
+                f"{run.path}: has the checkpoints of another training run; in Python, continue "
+                "that one with learn.restore(run), or set learn.run to a new run"
             )
         self.runs.add(run.path)
 
@@ -86,6 +87,6 @@ class Past:
         """
         digest = data.pictures.digest
         self.offset, self.changes = about.get(OFFSET, 0), about.get(CHANGES, 0)
-        # The run may have ended before the first checkpoint on these data.
+        # The run may have ended before its first checkpoint on this data.
         self.changes += about.get(PICTURES, digest) != digest
         self.length, self.runs = len(data.train), {run.path}

@@ -42,7 +42,8 @@ def with_tested_size(
         return on_file, given
     use = USES.get(prog.rpartition(" ")[2], Use())
     values = flat(without(deep_update(on_file, given), ["data.size"]))
-    # The default presize depends on the size, so a command that reads only the presize needs it.
+    # The default presize depends on the size, so a command that reads only the presize needs the
+    # size too.
     is_named = use.of("model.weights") or "model.weights" in values
     for_presize = use.of("data.presize") and "data.presize" not in values and is_named
     is_read = use.of("data.size") or for_presize
@@ -64,7 +65,7 @@ def with_tested_size(
 def _tested_size(weights: str, arch: str) -> tuple[Size | None, str]:
     """Returns the size that is stated about weights, or None and why it is not known.
 
-    Only what is stated is read: an array would start jax before the process is prepared for it.
+    Only what is stated is read: reading an array would start jax before the process is prepared.
     """
     from jaxch5.models.hub import fetch, place_of
     from jaxch5.models.pretrained import holds_weights, stated

@@ -27,8 +27,8 @@ from jaxch5.util.address import is_on_hub
 from jaxch5.util.text import counted, plain_console, print_line, same_names
 from jaxch5.view import WHOLE, view_of
 
-# The pattern of licences whose names say that they forbid commercial use: Creative Commons' have
-# "nc" in them, and Apple's for models for research is "amlr".
+# Matches names of licences that forbid commercial use, such as Creative Commons' licences with "nc"
+# in their names, and "amlr", Apple's licence for research models.
 FORBIDS = (
     r"(?<![a-z])(nc|amlr)(?![a-z])|non[-_ ]?commercial|research[-_ ]((use|purposes?)[-_ ])?only"
 )
@@ -159,8 +159,8 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
 
     Args:
         pretrained: Weights to describe.
-        head: Head of the new network, "linear" or "concat_pool"; "" stands for the architecture's
-            only head.
+        head: Kind of head of the new network, such as "linear"; "" stands for the only kind that
+            the architecture offers.
         classes: Names of the new network's classes.
     """
     mean, std = (", ".join(f"{value:g}" for value in row) for row in pretrained.normalization)
@@ -211,10 +211,11 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
 
 
 def _fits_head(pretrained: Pretrained, head: str | None) -> bool:
-    """Checks whether a head may be of this kind; its shapes decide what is not stated.
+    """Checks that the weights' head is not known to be of a kind other than `head`.
 
-    A head on the class token and one on the mean have the same shapes, so one that is not stated to
-    be on the mean is on the class token.
+    A head on the mean of the patches has the same shapes as one on the class token, so a head
+    counts as one on the mean only if the weights say so. Heads of other kinds differ in their
+    shapes, which `transfer` compares.
     """
     return head is None or head == pretrained.head or not (pretrained.head or head == "mean_pool")
 
@@ -253,7 +254,7 @@ def size_of_run(about: Mapping[str, Any]) -> Size | None:
 def last_or_best(
     path: Path, name: str, with_variables: bool = True
 ) -> tuple[dict[str, Any], dict[str, PyTree], Record]:
-    """Reads the checkpoint that `from_run` describes, of a run of the architecture `name`."""
+    """Reads the checkpoint that `from_run` uses; `name` is the architecture that it has to have."""
     run, config = open_run(path)
     saves = StoredCheckpoints(run.checkpoints)
     # Standard output may be a command's result.
@@ -287,7 +288,8 @@ def transfer(
         variables: Freshly initialized variables of the new network.
         pretrained: Weights of a network with the same body.
         classes: Names of the new network's classes; a head fits only if its classes are the same.
-        head: Head of the new network; None stands for the architecture's only head.
+        head: Kind of head of the new network; None stands for the only kind that the architecture
+            offers.
 
     Raises:
         WeightsError: A part of the body is missing, or does not have the shapes that are needed.

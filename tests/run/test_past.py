@@ -184,7 +184,7 @@ def test_a_run_of_another_training_is_not_written_over(block, tmp_path):
     assert learn.again(1).run is None
     for other in (learn.again(1), learner(block.load(batch_size=60))):
         other.run = run
-        with pytest.raises(TrainingError, match=r"run: has the checkpoints of another training; "):
+        with pytest.raises(TrainingError, match="run: has the checkpoints of another training run"):
             other.fit(1, 1e-3)
     assert run.metrics_file.read_bytes() == before
     learn.fit(1, 1e-3)

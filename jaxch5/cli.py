@@ -64,7 +64,7 @@ class Options(Config):
 
     @property
     def together(self) -> bool:
-        """Returns whether several processes run the command together, and only the first prints."""
+        """Returns whether several processes run the command together; if so, only one prints."""
         return False
 
     def print_overruled(self, console: Console) -> None:

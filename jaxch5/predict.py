@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Minimum side in pixels of a PNG that `--explain` writes.
 SHOWN_SIDE = 256
-# A picture's name, together with its path, its content, or the error if it has neither.
+# A picture's name, and then its path, its content, or the error that is reported for it.
 Found = tuple[str, str | bytes | DataError]
 
 
@@ -33,8 +33,8 @@ class PredictOptions(Options):
     """Classify pictures: print a line for each, with path, class, probability and runner-up.
 
     If the classifier answers "none of these", the line has this answer before the classes, and JSON
-    has null as `answer`. --model.task and --model.threshold, which the file of --config may have
-    as well, replace the classifier's own.
+    has null as `answer`. --model.task and --model.threshold, or these settings in the file of
+    --config, replace the classifier's own task and threshold.
 
     With --explain, a line ends with the path of a PNG that shows which parts of the picture
     support the most probable class. No file is replaced: if a name is taken, a number is added to

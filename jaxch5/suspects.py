@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 # Printed if the network that computes the features was trained on labels that are judged.
 KNOWS = (
-    "{} trained on labels that it now judges, and may have memorized wrong ones; --by "
-    "training, or --model.weights trained on other pictures, avoids that"
+    "{} trained on labels that it now judges, and may have memorized wrong ones; to avoid that, "
+    "choose --by training, or name weights trained on other pictures with --model.weights"
 )
 # Maximum number of class pairs that are printed.
 PAIRS = 10

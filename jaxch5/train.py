@@ -49,7 +49,7 @@ class TrainOptions(PicturesOptions):
         "address of the first process, the number of processes, and this one's number, from 0",
     )
     resume: Path | None = Field(
-        None, description="run directory to resume from its last checkpoint"
+        None, description="directory of the run to resume, from its last checkpoint"
     )
 
     @property

@@ -35,7 +35,7 @@ from jaxch5.util.files import write_file
 SEEN = {"crop": "center", "squish": "none", "pad": "none"}
 
 README = "README.md"
-# What the text of every folder for timm says.
+# Words of the `README.md` in every folder for timm, by which such a folder is recognized.
 BY_TIMM_EXPORT = b"takes pictures as `pixels` below"
 
 

@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float, Int
 
 from jaxch5.results.classification import check_probabilities
 
-# If probabilities are calibrated, the doubt is a weighted mean of two terms: one from their ratio,
-# which has this weight, and one from their difference. The ratio finds more of the labels that were
-# changed at random; the difference finds more of those that were changed to a similar class.
+# If probabilities are calibrated, the doubt about a label is a weighted mean of two terms: one from
+# the ratio of the label's and the rival's probabilities, which has this weight, and one from their
+# difference. The ratio finds more of the labels that were changed at random; the difference finds
+# more of those that were changed to a similar class.
 SHARE = 0.9
 TINY = np.finfo(float).tiny
 
@@ -101,7 +102,7 @@ def find_label_issues(
 def _weights(
     labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
 ) -> Float[np.ndarray, "classes classes"]:
-    """Returns how often items of each class (column) get each other label (row): 1 on average."""
+    """Returns how often items of each class (column) get each other label (row), on average 1."""
     classes = probabilities.shape[1]
     mass = np.zeros((classes, classes))
     np.add.at(mass, labels, probabilities)

@@ -73,14 +73,14 @@ def pixels(
     method: str = "crop",
     pad_mode: str = "reflection",
 ) -> np.ndarray:
-    """Reads a picture as the network takes it: uint8 [height, width, 3], both given by `size`."""
+    """Reads a picture as the network takes it: uint8 [height, width, 3]; `size` has both sides."""
     picture: Image.Image = Image.open(path)
     picture.draft("RGB", (presize, presize))  # decodes a large JPEG at a reduced size
     # Pillow opens colours of 16 bits as RGB, but says in `tile` how they are stored: RGB;16B.
     stored = str(getattr(picture, "tile", ""))
     if picture.mode.startswith(("I", "F")) or any(f";16{order}" in stored for order in "BLN"):
         raise ValueError(
-            f"{path}: has more than 8 bits; these lines do not know its black and white"
+            f"{path}: has more than 8 bits; this code cannot tell which values are black and white"
         )
     picture = ImageOps.exif_transpose(picture)
     profile = picture.info.get("icc_profile")

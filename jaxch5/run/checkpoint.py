@@ -70,7 +70,7 @@ class StoredCheckpoints:
         """Returns the step of the best checkpoint saved after an epoch; None if there is none.
 
         Raises:
-            CheckpointError: A description is damaged, so that it is not known which is the best.
+            CheckpointError: A description is damaged, so it is unknown which checkpoint is best.
         """
         ranked = [(_rank(record), step) for step in self.steps() if (record := self.record(step))]
         return max(ranked)[1] if ranked else None

@@ -1,4 +1,4 @@
-"""Records the conditions that a run is trained under, and checks that they hold on resuming it."""
+"""Records the conditions of a run's training, and checks that they hold when it is resumed."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def margins(
 ) -> tuple[list[tuple[float, float] | None], bool | None]:
     """Returns Wilson's interval for each accuracy, and whether all runs share one validation set.
 
-    The second value is None if the records of the runs' pictures do not say.
+    The second value is None if the records of the runs' pictures do not show whether they do.
 
     Raises:
         CheckpointError: A run's record of its pictures is damaged.

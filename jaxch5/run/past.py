@@ -15,7 +15,7 @@ from jaxch5.run.directory import RunDir
 
 # Key of the digest of the pictures in a checkpoint's description.
 PICTURES = "pictures"
-# Key of `offset` in a checkpoint's description, which lacks it, like `CHANGES`, if it is 0.
+# Key of `offset` in a checkpoint's description; like `CHANGES`, it is left out if the value is 0.
 OFFSET = "epoch_offset"
 
 
@@ -25,7 +25,7 @@ class Past:
 
     Attributes:
         changes: Number of times that the trainer was given data whose scores cannot be compared
-            with those of the data before.
+            with those of its earlier data.
         length: Number of batches per epoch in the last call; 0 if there was none.
         offset: Number of epochs that were trained, minus the number of epochs of `length` batches
             that the completed steps would make.

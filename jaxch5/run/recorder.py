@@ -26,7 +26,8 @@ class Recorder(NamesFastai):
         losses: Loss of each step.
         lrs: Learning rates of each step, one for each group of layers, the head last.
         moms: Momentum of each step.
-        ends: Length of `losses` at the end of each epoch, except for epochs before a resume.
+        ends: Length of `losses` at the end of each epoch, except for epochs that ended before the
+            run was resumed.
 
     Example:
         >>> recorder = Recorder(losses=[2.0, 1.0], lrs=[[0.1], [0.2]], moms=[0.9, 0.8])

@@ -63,7 +63,7 @@ def with_tested_size(
 
 
 def _tested_size(weights: str, arch: str) -> tuple[Size | None, str]:
-    """Returns the size that is stated about weights, or None and why it is not known.
+    """Returns the size that is stated for weights, or None and the reason why it is not known.
 
     Only what is stated is read: reading an array would start jax before the process is prepared.
     """

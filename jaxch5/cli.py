@@ -138,10 +138,7 @@ class Options(Config):
         return task_of(self.model.task, self.model.threshold)
 
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
-        """Returns the settings with "auto" weights resolved to "imagenet" or "none".
-
-        Settings that are recorded in this form give the same result later.
-        """
+        """Returns the settings, with "auto" weights replaced by what it stands for at present."""
         config = self.settings()
         if config.model.weights != "auto":
             return config

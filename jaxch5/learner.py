@@ -268,12 +268,10 @@ class Learner(Trainer):
     ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
         """Predicts the validation set with test-time augmentation (Krizhevsky et al., 2012).
 
-        Like `get_preds`, it returns probabilities and labels, but a picture's probabilities are the
-        mean over the plain picture and `n` augmented draws of it. It takes `n + 1` times as long.
+        It returns what `get_preds` does, averaged over the plain pictures and `n` augmented draws.
 
         Args:
-            n: Number of augmented draws of each picture; none are made if the data has no
-                augmentation.
+            n: Number of augmented draws of each picture; none are made without augmentation.
 
         Raises:
             ConfigError: `n` is below 0.
@@ -310,15 +308,14 @@ def vision_learner(
         arch: Name of an architecture; a `ModelSpec` of your own, or its import path; or a linen or
             nnx module of your own (see `create_model`), for which no "imagenet" weights exist.
         weights: "imagenet"; "none"; "auto", which is "imagenet" if it can be fetched, else "none";
-            what `load_weights` takes; or variables such as those from `module.init`. A line says
-            what is known about the weights, and whether their head is kept.
+            what `load_weights` takes; or variables such as those from `module.init`.
         values: Values of the recipe's first fields, in the order of `Recipe`.
         recipe: How the network is made and trained; None stands for `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.
         normalization: Mean and standard deviation of the colours; None uses those that belong to
-            the weights, or to the architecture if there are no weights.
+            the weights or, without weights, to the architecture.
         crop_pct, interpolation: See `jaxch5.view.View`; by default, those used to test the weights.
-        say: Function that takes the line about the weights; None prints it.
+        say: Function that takes a line about the weights and their head; None prints the line.
         hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.
         overrides: Values of any fields of the recipe, such as `wd=0.1`; see `Recipe`.
 

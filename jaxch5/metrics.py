@@ -237,8 +237,8 @@ def balanced_accuracy(
     """
     if not _are_numbers(probabilities):
         return math.nan
-    # This does without scikit-learn, which is slow to import (see `_macro`), because runs whose
-    # classes differ much in size record this metric by default.
+    # This does without scikit-learn, which is slow to import (see `_macro`), because runs with
+    # classes of unequal sizes record this metric by default.
     right, count = decide(probabilities, threshold) == labels, np.bincount(labels)
     return float(np.mean(np.bincount(labels, right)[count > 0] / count[count > 0]))
 

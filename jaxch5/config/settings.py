@@ -588,9 +588,7 @@ class Config(Section):
         "none", description="event files for TensorBoard in the run directory, beside metrics.jsonl"
     )
     profile: bool = Field(
-        False,
-        description="write traces of some steps into the run directory, for Perfetto and "
-        "TensorBoard",
+        False, description="traces of some steps in the run directory, for Perfetto and TensorBoard"
     )
     hooks: tuple[str, ...] = Field(
         (),

@@ -147,11 +147,11 @@ def as_stablehlo(predictor: Predictor) -> bytes:
 
     The program's `call` takes upright RGB pictures, uint8 [any batch, height, width, 3]. Both sides
     are `presize`, unless `size` is not square and the method is "crop". With "crop", pictures are
-    centre crops whose short side is `presize`, and which have the proportions of `size`. With
-    "squish", they are entire pictures, resized without keeping their proportions. With "pad", they
-    are entire pictures whose long side is `presize`, in the upper left corner; `call` then also
-    takes their heights and widths, int32 [batch, 2]. From there on, the program computes what
-    validation computes, and returns probabilities. Its `fun_name` is the description as JSON.
+    centre crops with the proportions of `size` and a short side of `presize`. With "squish", they
+    are entire pictures, resized without keeping their proportions. With "pad", they are entire
+    pictures whose long side is `presize`, in the upper left corner; `call` then also takes their
+    heights and widths, int32 [batch, 2]. From there on, the program computes what validation
+    computes, and returns probabilities. Its `fun_name` is the description as JSON.
     """
     from jax import export
 

@@ -102,7 +102,7 @@ def find_label_issues(
 def _weights(
     labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
 ) -> Float[np.ndarray, "classes classes"]:
-    """Returns how often items of each class (column) get each other label (row), on average 1."""
+    """Returns the relative rate at which items of each class (column) get another label (row)."""
     classes = probabilities.shape[1]
     mass = np.zeros((classes, classes))
     np.add.at(mass, labels, probabilities)

@@ -73,7 +73,7 @@ def pixels(
     method: str = "crop",
     pad_mode: str = "reflection",
 ) -> np.ndarray:
-    """Reads a picture as the network takes it: uint8 [height, width, 3] with the sides in `size`."""
+    """Reads a picture as the network takes it: uint8 [height, width, 3], with the sides `size`."""
     picture: Image.Image = Image.open(path)
     picture.draft("RGB", (presize, presize))  # decodes a large JPEG at a reduced size
     # Pillow opens colours of 16 bits as RGB, but says in `tile` how they are stored: RGB;16B.

@@ -330,8 +330,7 @@ def load_learner(
     path = run_or_learner(path)
     if path.is_dir():
         about, said = about_of_run(path)
-        # A run's network may differ from the one in its configuration; checkpoints name the actual
-        # one.
+        # A run's network may differ from its configuration's; checkpoints name the actual one.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         pretrained = from_run(path, spec)
         about = about._replace(arch=spec.name, **vars(pretrained.view), licence=pretrained.licence)

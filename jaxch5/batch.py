@@ -21,9 +21,9 @@ class Batch:
     The unit square (x to the right, y down) stands for the part of the upright picture that is
     kept. The last entry of `frame` is the aspect ratio of the picture divided by its aspect ratio
     on the canvas; this is 1 unless the picture is squished there. Pixel centres are at half
-    integers. Augmentation derives an item's random numbers from its `index`, so each further draw
-    of an item in an epoch has an index of its own. A row whose `mask` is False only fills up a
-    batch, and never counts.
+    integers. Augmentation derives an item's random numbers from its `index`, so an item that an
+    epoch draws several times has a different index each time. A row whose `mask` is False only
+    fills up a batch, and never counts.
 
     Attributes:
         image: Canvases that hold the pictures, with values from 0 to 255.

@@ -22,22 +22,16 @@ class ExportOptions(Options):
     safetensors: weights under torchvision's or timm's names. With a linear head, that library's
     network loads all of the weights (strict=True). With a concat_pool head (the default for your
     own pictures), it can load only the body's weights, whose names do not begin with `head.`.
-
     fastai: weights under the names that fastai's `vision_learner` uses with torchvision's ResNets.
-    A model made by that function loads all of them; the head has to be concat_pool. With weights in
-    this format or as safetensors, a network in PyTorch needs pictures that are normalized by the
-    mean and standard deviation in the file's metadata.
-
-    timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the head has to be
-    linear or mean_pool. The folder's README.md shows how to prepare pictures.
+    A model made by that function loads all of them; the head has to be concat_pool. In PyTorch,
+    pictures for either kind of file have to be normalized by the mean and standard deviation in its
+    metadata. timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the head
+    has to be linear or mean_pool. The folder's README.md shows how to prepare pictures.
 
     onnx (needs the extra `onnx`): a float32 program with its weights. It takes any number of uint8
     pictures of the network's `size`, and returns probabilities; its doc_string shows how to prepare
-    pictures.
-
-    stablehlo: a program with its weights, which needs nothing but jax to run on a CPU or an NVIDIA
-    GPU; docs/exporting.md shows how to prepare pictures and how to call the program.
-
+    pictures. stablehlo: a program with its weights, which needs nothing but jax to run on a CPU or
+    an NVIDIA GPU; docs/exporting.md shows how to prepare pictures and how to call the program.
     learner: a file for `load_learner` and `predict`.
 
     Every format stores the classes, the sizes, the crop, the mean and standard deviation, and the

@@ -212,7 +212,7 @@ def shipped(file: Path) -> Path:
     if file.exists():
         return file
     package = Path(__file__).parents[1]
-    # A wheel has the configurations inside the package, a working copy has them beside it.
+    # In a wheel, the configurations are inside the package; in a working copy, they are beside it.
     inside = package / "configs"
     known = sorted((inside if inside.is_dir() else package.parent / "configs").glob("*.toml"))
     for one in known:

@@ -236,8 +236,10 @@ def data_without(config: Config, source: Source, held: Bool[np.ndarray, "items"]
 
 def judge_by_training(
     config: Config, source: Source, folds: Int[np.ndarray, "items"], kept: Path, console: Console
-) -> Float[np.ndarray, "items classes"]:
+) -> tuple[Float[np.ndarray, "items classes"], Path]:
     """Trains once for each fold, on all pictures outside it, and predicts the pictures in it.
+
+    Returns the probabilities, and the folder inside `kept` that holds the results of these folds.
 
     Args:
         config: Configuration for training. Its logs and hooks are ignored, and so is
@@ -245,7 +247,7 @@ def judge_by_training(
         source: Labelled pictures.
         folds: Fold of each picture, from `stratified_folds`; a picture in no fold (-1) gets zeros.
         kept: Folder in which the results of each fold are kept, so that a fold that is finished
-            is not trained again.
+            is not trained again. It may hold other files, such as results for other settings.
         console: Console on which progress is shown.
 
     Raises:
@@ -280,4 +282,4 @@ def judge_by_training(
         # The outputs of sigmoids need not add up to 1.
         probabilities = np.maximum(np.load(file), SMALLEST)
         found[held] = probabilities / probabilities.sum(axis=1, keepdims=True)
-    return found
+    return found, kept

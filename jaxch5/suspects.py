@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -139,7 +140,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     else:
         features = None
         try:
-            probabilities = judge_by_training(config, source, folds, out / FOLDS, console)
+            probabilities, kept = judge_by_training(config, source, folds, out / FOLDS, console)
         except (KeyboardInterrupt, Terminated):
             print(printable(f"to resume, repeat the command with --out {out}"), file=sys.stderr)
             raise
@@ -168,7 +169,11 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
             RunDir(out).pictures_file,
             pictures_of(source, np.flatnonzero(~valid), np.flatnonzero(valid)),
         )
-    shutil.rmtree(out / FOLDS, ignore_errors=True)
+    if options.by == "training":
+        shutil.rmtree(kept, ignore_errors=True)
+        # A folder of the user's may have the same name.
+        with suppress(OSError):
+            kept.parent.rmdir()
     # The pictures of a run may have moved, and clean has to be told, too.
     moved = [key for key in MAY_MOVE if options.run and key in options._named]
     where = [(f"--{key.replace('_', '-')}", str(flat(config)[key])) for key in moved]

@@ -273,6 +273,22 @@ def test_a_training_judges_the_labels_too(mislabelled, pictures, tmp_path, capsy
     assert not (tmp_path / "out" / "folds").exists()
 
 
+@pytest.mark.parametrize("by", ["features", "training"])
+def test_a_folder_of_ones_own_named_folds_stays(by, pictures, trained, tmp_path, capsys):
+    """Only the results of the folds are removed, whatever else is in the folder of that name."""
+    mine = tmp_path / "folds" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    how = ("--model.weights", trained[0])
+    if by == "training":
+        how = ("--model.weights", "none", "--model.arch", "tests.test_suspects:PIXELS")
+        how += ("--folds", 2, "--fit.epochs", 1)
+    argv = ("--data.path", pictures, *SMALL, "--by", by, *how, "--out", tmp_path)
+    status, _, err = judged(capsys, *argv)
+    assert status == 0, err
+    assert list(mine.parent.iterdir()) == [mine]
+
+
 def test_a_batch_size_that_nobody_chose_fits_the_training_set_of_each_fold(pictures, tmp_path):
     """This holds whichever fold comes first; one leaves 20 pictures for training, the other 30."""
     own = "--model.arch", "tests.test_suspects:PIXELS", "--model.weights", "none"
@@ -283,7 +299,7 @@ def test_a_batch_size_that_nobody_chose_fits_the_training_set_of_each_fold(pictu
     folds = np.where(np.arange(len(source)) % 4 == 3, -1, folds)
     for order in (folds, np.where(folds >= 0, 1 - folds, -1)):
         console = Console(file=io.StringIO())
-        found = judge_by_training(config, source, order, tmp_path, console)
+        found, _ = judge_by_training(config, source, order, tmp_path, console)
         np.testing.assert_allclose(found.sum(axis=1), order >= 0, atol=1e-5)
 
 

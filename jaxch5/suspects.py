@@ -74,7 +74,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     """Prints, writes and returns the labels that look wrong, the most doubtful first."""
     from jaxch5.configured import judge_by_training
     from jaxch5.data.parts import TRAIN, VALID
-    from jaxch5.data.pictures import pictures_of, write_pictures
+    from jaxch5.data.pictures import pictures_of, with_own_classes, write_pictures
     from jaxch5.data.source import take, without_bad
     from jaxch5.data.verify import find_problems
     from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
@@ -182,17 +182,25 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
 
 
 def check_settings(options: SuspectsOptions) -> None:
-    """Refuses settings that have no effect, or that are fixed by the run.
+    """Refuses settings without effect, settings that the run fixes, and folders of other commands.
 
     Raises:
-        ConfigError: There is such a setting, or there is no such run.
+        ConfigError: There is such a setting or folder, or there is no such run.
     """
-    from jaxch5.run.directory import open_run
+    from jaxch5.run.directory import RunDir, is_run, open_run
 
     for key in sorted(options._named):
         if options.by == "features" and key.startswith(OF_TRAINING):
             raise ConfigError(f"{key}: only works with --by training; leave it out")
     if not options.run:
+        out = RunDir(options.out) if options.out else None
+        if out and out.config_file.exists():
+            earlier = not is_run(out) and (out.path / "suspects.json").exists()
+            if not earlier:
+                raise ConfigError(
+                    f"out = {out.path}: has a {out.config_file.name} that is not from jaxch5 "
+                    "suspects and would be replaced; name another folder"
+                )
         return
     directory, recorded = open_run(options.run)
     for key in differing(options.settings(), recorded):
@@ -203,7 +211,8 @@ def check_settings(options: SuspectsOptions) -> None:
                 f"{key}: a run is judged with the settings of {directory.config_file}; only the "
                 "location of its pictures (--data.path and the like), --data.on-bad, "
                 "--data.batch-size, --model.weights with --model.arch, and --seed may be changed; "
-                "to change more, name the pictures with --data.path instead of a run"
+                "to change more, name the pictures with --data.path instead of a run, which "
+                "writes to another folder"
             )
 
 
@@ -216,7 +225,7 @@ def chosen(
         DataError: There are no pictures, or only those of one class.
     """
     from jaxch5.config.building import checked_source, load_source, split_of
-    from jaxch5.data.pictures import find, pictures_of, read_pictures
+    from jaxch5.data.pictures import find, pictures_of, read_pictures, with_own_classes
     from jaxch5.data.source import check_several, take
     from jaxch5.data.split import divide
     from jaxch5.run.directory import RunDir
@@ -252,14 +261,6 @@ def chosen(
     source = with_own_classes(take(source, items))
     check_several(source)
     return source, valid
-
-
-def with_own_classes(source: Source) -> Source:
-    """Returns a source without the classes that have no pictures."""
-    from jaxch5.data.pictures import with_classes
-
-    present = np.unique(source.labels).tolist()
-    return with_classes(source, tuple(source.classes[label] for label in present))
 
 
 def features_of(

@@ -43,6 +43,17 @@ def test_runs_are_listed_with_what_is_none(folder, capsys):
     assert "metrics.jsonl: is damaged" in text
 
 
+def test_a_folder_of_suspects_is_no_run(folder, trained, tmp_path, capsys):
+    """It has the settings and the record of the pictures, but nothing was trained."""
+    (folder / "suspects").mkdir()
+    for name in ("config.toml", "pictures.jsonl.gz"):
+        shutil.copy(trained[0] / name, folder / "suspects")
+    assert started("--json", folder) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["run"] for one in document["runs"]] == ["one", "two"]
+    assert str(folder / "suspects") in document["not_runs"]
+
+
 def test_a_run_that_is_being_written_is_training(folder, capsys):
     with locked(RunDir(folder / "two")):
         assert started("--json", folder) == 0

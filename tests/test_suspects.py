@@ -273,6 +273,28 @@ def test_a_training_judges_the_labels_too(mislabelled, pictures, tmp_path, capsy
     assert not (tmp_path / "out" / "folds").exists()
 
 
+def test_a_run_and_a_configuration_of_ones_own_are_not_written_over(
+    pictures, trained, tmp_path, capsys
+):
+    """Without a run, the results have settings too; only those of an earlier call are replaced."""
+    run, mine = shutil.copytree(trained[0], tmp_path / "run"), tmp_path / "mine"
+    mine.mkdir()
+    (mine / "config.toml").write_text("seed = 3  # mine")
+    argv = ("--data.path", pictures, "--model.weights", trained[0], *SMALL, "--out")
+    for folder in (run, mine):
+        (folder / "suspects.json").unlink(missing_ok=True)
+        before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+        status, _, err = judged(capsys, *argv, folder)
+        assert status == 2
+        assert f"out = {folder}: has a config.toml that is not from jaxch5 suspects" in err
+        assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert judged(capsys, run)[0] == 0
+    assert judged(capsys, *argv, run)[0] == 2
+    for _ in range(2):
+        status, _, err = judged(capsys, *argv, tmp_path / "out")
+        assert status == 0, err
+
+
 @pytest.mark.parametrize("by", ["features", "training"])
 def test_a_folder_of_ones_own_named_folds_stays(by, pictures, trained, tmp_path, capsys):
     """Only the results of the folds are removed, whatever else is in the folder of that name."""

@@ -246,6 +246,12 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
     return replace(source, classes=classes, labels=labels)
 
 
+def with_own_classes(source: Source) -> Source:
+    """Returns a source without the classes that have no pictures."""
+    present = np.unique(source.labels).tolist()
+    return with_classes(source, tuple(source.classes[label] for label in present))
+
+
 def write_pictures(path: Path, pictures: Pictures) -> None:
     """Writes the record of a run's pictures atomically; the same pictures give the same bytes.
 

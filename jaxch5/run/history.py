@@ -17,7 +17,7 @@ from jaxch5.data.pictures import Pictures, find, read_pictures
 from jaxch5.data.recognition import recognize
 from jaxch5.errors import CheckpointError, Jaxch5Error
 from jaxch5.metrics import Best, Record, best_by, is_number, wilson_interval
-from jaxch5.run.directory import RunDir, home_of, is_locked, name_of_set, open_run
+from jaxch5.run.directory import RunDir, home_of, is_locked, is_run, name_of_set, open_run
 
 # States of a run.
 ENDED, TRAINING, CUT = "ended", "training", "cut off"
@@ -98,8 +98,8 @@ def find_runs(paths: Iterable[Path]) -> Found:
     found = Found([], [], {})
     for path in paths:
         runs = []
-        for one in [path] if _is_run(path) else sorted(path.iterdir()):
-            if not _is_run(one):
+        for one in [path] if is_run(RunDir(path)) else sorted(path.iterdir()):
+            if not is_run(RunDir(one)):
                 found.others.append(one)
                 continue
             try:
@@ -201,10 +201,6 @@ def _agree(run: PastRun, mine: Pictures, other: PastRun, theirs: Pictures) -> bo
     if len(mine) != len(theirs) or np.any(missing | found.changed | found.relabelled):
         return False
     return None if np.any(found.unproven) else True
-
-
-def _is_run(path: Path) -> bool:
-    return RunDir(path).config_file.is_file()
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

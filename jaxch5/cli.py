@@ -22,6 +22,7 @@ from jaxch5.config.toml import deep_update, explain, flat, known_keys, read_toml
 from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
 from jaxch5.run.tested_size import with_tested_size
 from jaxch5.training.interrupts import StopAtOnce, Terminated, caller_decides
+from jaxch5.util.address import expanded
 from jaxch5.util.files import DRAWN_BY, to_json, write_file
 from jaxch5.util.libraries import empty_is_unset, seldom_collected, silent
 from jaxch5.util.text import print_line, printable
@@ -60,7 +61,7 @@ class Options(Config):
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
         """Returns the TOML file whose values the command line overrides; None if none is given."""
-        return Path(given["config"]) if "config" in given else None
+        return expanded(Path(given["config"])) if "config" in given else None
 
     @property
     def together(self) -> bool:

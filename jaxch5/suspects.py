@@ -132,7 +132,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         or options.run
         or unused(Path("runs") / f"{datetime.now():%F_%H-%M-%S}-suspects")
     )
-    out = out.expanduser().absolute()
+    out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     if options.by == "features":
         features = features_of(options, config, source, folds, say)

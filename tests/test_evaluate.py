@@ -62,6 +62,18 @@ def test_it_is_the_runs_last_validation(trained, tmp_path, capsys):
     assert "accuracy" in err
 
 
+def test_a_home_that_the_shell_left_is_that_of_the_run(trained, tmp_path, capsys, monkeypatch):
+    """The run's record of its pictures is read, and the figures are not in a folder named `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained[0], tmp_path / "run")
+    status, out, err = evaluated(capsys, "~/run", "--json", "--out=~/seen")
+    assert status == 0, err
+    assert json.loads(out)["scored"]["part"] == "validated"
+    assert (tmp_path / "seen" / "calibration.png").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_runs_own_metrics_are_printed_or_said_to_be_left_out(
     trained, tmp_path, capsys, monkeypatch
 ):

@@ -109,6 +109,21 @@ def test_a_run_has_its_own_pictures_judged_by_its_own_network(trained, pictures,
         assert one["part"] == ("valid" if reference in valid else "train")
 
 
+def test_a_home_that_the_shell_left_is_that_of_the_run(
+    trained, pictures, tmp_path, capsys, monkeypatch
+):
+    """The pictures of the run's record are judged, not those that its folder has by now."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(trained[0], tmp_path / "run")
+    moved = shutil.copytree(pictures, tmp_path / "moved")
+    shutil.copy(moved / "red" / "4.jpg", moved / "red" / "new.jpg")
+    status, out, err = judged(capsys, "~/run", "--data.path=~/moved", "--out=~/found", "--json")
+    assert status == 0, err
+    assert json.loads(out)["judged"] == 40
+    assert "left out: 1 picture that the run has no record of" in err
+    assert (tmp_path / "found" / "suspects.json").is_file()
+
+
 def test_the_next_command_names_every_place_that_was_given(trained, pictures, tmp_path, capsys):
     """A run on a table has its pictures below a folder, and both may have moved."""
     run = shutil.copytree(trained[0], tmp_path / "run")

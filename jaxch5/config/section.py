@@ -66,11 +66,9 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _has_a_home(cls, value: Any) -> Any:
-        for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path):
-                expanded(path)
-        return value
+    def _from_home(cls, value: Any) -> Any:
+        """Replaces `~` at the start of a path, which a shell leaves in `--out=~/figures`."""
+        return expanded(value) if isinstance(value, Path) else value
 
     @model_validator(mode="wrap")
     @classmethod

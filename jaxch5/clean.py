@@ -19,7 +19,7 @@ from jaxch5.cli import RunOptions, run
 from jaxch5.config.settings import MAY_MOVE, Config
 from jaxch5.config.toml import deep_update, differing, to_toml, without
 from jaxch5.errors import ConfigError
-from jaxch5.run.directory import RunDir, locked, open_run
+from jaxch5.run.directory import RunDir, is_run, locked, open_run
 from jaxch5.training.interrupts import Terminated
 from jaxch5.util.address import expanded
 from jaxch5.util.files import to_json
@@ -100,9 +100,10 @@ def clean(options: CleanOptions) -> dict[str, Any]:
                 one = "suspect is no longer in the set, or has another label now, and is left out"
                 many = one.replace("suspect is", "suspects are").replace("has", "have")
                 many = many.replace("is left", "are left")
+                out = () if directory == folder else ("--out", str(folder.path))
+                again = shlex.join(["jaxch5", "suspects", str(directory.path), *out])
                 notes.append(
-                    f"{counted(cleaner.stale, one, many)}; to judge the current set, run jaxch5 "
-                    f"suspects {shlex.quote(str(options.run))}"
+                    f"{counted(cleaner.stale, one, many)}; to judge the current set, run {again}"
                 )
         for note in [*remarks(source), *notes]:
             print_line(console, note)
@@ -129,14 +130,25 @@ def clean(options: CleanOptions) -> dict[str, Any]:
 
 
 def _run_of(path: Path) -> RunDir:
-    """Returns the folder if it is a run, or else the run that its suspects.json names, if any."""
+    """Returns the folder if it is a run, or else the run that its suspects.json names, if any.
+
+    Raises:
+        ConfigError: The run that suspects.json names is gone.
+        DataError: suspects.json cannot be read.
+    """
     from jaxch5.results.cleaner import read_judged
 
     folder = RunDir(expanded(path).absolute())
-    if folder.config_file.is_file():
+    if is_run(folder) or not (named := read_judged(folder.path / SUSPECTS).get("run")):
         return folder
-    named = read_judged(folder.path / SUSPECTS).get("run")
-    return RunDir(Path(named).expanduser().absolute()) if named else folder
+    judged = RunDir(expanded(Path(named)).absolute())
+    if not judged.config_file.is_file():
+        out = shlex.quote(str(folder.path))
+        raise ConfigError(
+            f"{judged.path}: the run that {folder.path / SUSPECTS} names is gone; if it was moved, "
+            f"judge it again with jaxch5 suspects RUN --out {out}, which keeps the answers"
+        )
+    return judged
 
 
 def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, Row], list[str]]:

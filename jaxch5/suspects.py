@@ -147,7 +147,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     document = {
         "format": 1,
         "by": options.by,
-        "run": str(options.run) if options.run else None,
+        "run": str(options.run.absolute()) if options.run else None,
         "classes": list(source.classes),
         "judged": judged,
         **described(source, valid, np.flatnonzero(folds >= 0), probabilities, features),

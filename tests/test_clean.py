@@ -301,6 +301,34 @@ def test_what_is_no_answer_is_refused_and_not_saved(cleaned, in_process, more):
     assert (cleaned / "answers.jsonl").read_bytes() == b""
 
 
+def test_the_run_of_the_suspects_is_found_from_any_folder(trained, tmp_path, capsys, monkeypatch):
+    """The labels keep the run's split and settings; another set that was judged first is not used.
+
+    If the run is gone, this is an error, not another split with default settings.
+    """
+    run, found = shutil.copytree(trained[0], tmp_path / "runs" / "first"), tmp_path / "found"
+    found.mkdir()
+    (found / "config.toml").write_text('[data]\npath = "/another/set"\n')
+    monkeypatch.chdir(tmp_path / "runs")
+    argv = ["first", "--out", str(found)]
+    assert run_command(suspects, SuspectsOptions, "suspects", argv) == 0, capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    status, _, err = called(capsys, found, "--write")
+    assert status == 0, err
+    config = from_toml(found / "labels.toml")
+    assert config.fit == from_toml(run / "config.toml").fit
+    parts = [row.rpartition(",")[2] for row in (found / "labels.csv").read_text().splitlines()]
+    assert parts.count("True") == read_pictures(run / "pictures.jsonl.gz").held_out.sum()
+
+    run.rename(tmp_path / "moved")
+    before = tree(found)
+    status, _, err = called(capsys, found, "--write")
+    assert status == 2
+    assert f"{run}: the run that {found / 'suspects.json'} names is gone" in err
+    assert f"jaxch5 suspects RUN --out {found}" in err
+    assert tree(found) == before
+
+
 @pytest.fixture
 def in_process():
     """Provides a function that posts an answer without a server; errors become replies."""

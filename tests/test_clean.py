@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -819,6 +820,94 @@ def test_answers_wait_in_the_page_while_the_server_is_gone(cleaned, serve, new_t
         finally:
             again.kill()
     assert kinds(cleaned) == ["keep", "drop", "keep"]
+
+
+@pytest.mark.browser
+def test_an_open_page_shows_the_pictures_of_a_new_list(cleaned, pictures, page):
+    """An answer for the old list is not taken for the new one, whose pictures the grid shows."""
+    server, tab = page(cleaned)
+    tab.keyboard.press("g")
+    tab.locator("#cell-0").wait_for()
+    server.kill()
+    judged = json.loads((cleaned / "suspects.json").read_text())
+    judged["suspects"].reverse()
+    (cleaned / "suspects.json").write_text(json.dumps(judged))
+    port = server.address.split(":")[-1].strip("/")
+    command = [sys.executable, "-m", "jaxch5.clean", str(cleaned), "--port", port]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as again:
+        try:
+            tab.keyboard.press("d")
+            tab.locator("#saved").filter(has_text="the list of suspects is a new one").wait_for()
+            assert "0 of 23 answered" in tab.inner_text("#progress")
+            assert tab.inner_text("#cell-0").startswith("red\nsees blue")
+            tab.keyboard.press("Home")
+            tab.keyboard.press("d")
+            saved(tab, "1 of 23 answered")
+        finally:
+            again.kill()
+    (answer,) = map(json.loads, (cleaned / "answers.jsonl").open())
+    assert answer["pictures"] == [[str(pictures / "red" / "2.jpg"), "red"]]
+
+
+@pytest.mark.browser
+def test_a_refused_answer_takes_no_other_with_it(cleaned, page):
+    """The page goes on saying what was refused after the answers behind it are saved."""
+    _, tab = page(cleaned)
+    tab.evaluate("DO.undo(), DO.keep(), DO.drop()")
+    tab.locator("#progress").filter(has_text="2 of 23 answered").wait_for()
+    tab.locator(".pending").wait_for(state="detached")
+    tab.locator("#saved").get_by_text("there is no answer to undo").wait_for()
+    assert kinds(cleaned) == ["keep", "drop"]
+    tab.keyboard.press("k")
+    saved(tab, "3 of 23 answered")
+    refused = "tell({ kind: 'class', new: 'x'.repeat(201) }), DO.unsure()"
+    tab.evaluate(refused)
+    tab.locator("#progress").filter(has_text="4 of 23 answered: 2 kept, 0 relabelled").wait_for()
+    tab.locator("#saved").get_by_text("a class name needs 1 to 200").wait_for()
+    assert kinds(cleaned) == ["keep", "drop", "keep", "unsure"]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs a limit of another process")
+def test_answers_wait_in_the_page_while_they_cannot_be_written(cleaned, page):
+    """A limit on the size of files fails a write as a full disk does."""
+    server, tab = page(cleaned)
+    tab.keyboard.press("k")
+    saved(tab, "1 of 23 answered")
+    _, most = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1, most))
+    tab.evaluate("DO.drop(), DO.keep()")
+    tab.locator("#saved").filter(has_text="NOT saved: 2 answers; ").wait_for()
+    assert "answers.jsonl: cannot be written" in tab.inner_text("#saved")
+    assert kinds(cleaned) == ["keep"]
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (most, most))
+    saved(tab, "3 of 23 answered: 2 kept, 0 relabelled, 1 dropped")
+    assert kinds(cleaned) == ["keep", "drop", "keep"]
+
+
+@pytest.mark.browser
+def test_only_finish_writes_the_labels(cleaned, page):
+    """A page on which all is answered says so when it is opened, and when `J` is pressed."""
+    _, tab = page(cleaned)
+    for key in ("p", "g", "Home", "Shift+End", "k"):
+        if key == "p":
+            tab.locator("#filter").select_option(label="red → blue (3)")
+        else:
+            tab.keyboard.press(key)
+    saved(tab, "3 of 23 answered")
+    tab.keyboard.press("j")
+    tab.locator("#saved").get_by_text("all of this pair are answered").wait_for()
+    tab.locator("#filter").select_option(label="all pairs (23)")
+    for key in ("Home", "Shift+End", "k"):
+        tab.keyboard.press(key)
+    saved(tab, "23 of 23 answered")
+    tab.reload()
+    tab.locator("#saved").get_by_text("all are answered: F finishes").wait_for()
+    assert not (cleaned / "labels.csv").exists()
+    assert not tab.locator("#finish").is_visible()
+    tab.keyboard.press("f")
+    tab.locator("#command").get_by_text("jaxch5 train").wait_for()
+    assert (cleaned / "labels.csv").exists()
 
 
 @pytest.mark.browser

@@ -159,8 +159,8 @@ function move(place, extend = false) {
 
 function first() {
   const place = order.findIndex((number) => !answers[number]);
-  if (place < 0) return finish();
-  move(place);
+  if (place >= 0) return move(place);
+  say($("filter").value ? "all of this pair are answered" : "all are answered: F finishes");
 }
 
 function tell(answer) {
@@ -198,6 +198,7 @@ async function send() {
   while (queue.length) {
     say(doubt || "saving…", doubt);
     const head = queue[0];
+    let hint = "start the command again, and leave this page open";
     const done = head.kind === "undo" ? "undone" : "saved";
     try {
       const reply = await post("/answer", head);
@@ -219,16 +220,18 @@ async function send() {
         const told = await reply.json();
         take(told);
         if (told.undone) show(Object.keys(told.answers).map(Number));
+      } else if (reply.status >= 500) {
+        // The answer was not written, for example because the disk is full.
+        hint = await reply.text();
+        throw new Error(hint);
       } else {
-        say(await reply.text(), true);
-        queue.length = 0;
-        await load();
-        break;
+        doubt = await reply.text();
+        await load(1);
       }
       draw();
       if (doubt || !queue.length) say(doubt || done, doubt);
     } catch {
-      say(`NOT saved: ${queue.length} ${queue.length === 1 ? "answer" : "answers"}; start the command again, and leave this page open`, true);
+      say(`NOT saved: ${queue.length} ${queue.length === 1 ? "answer" : "answers"}; ${hint}`, true);
       await sleep(AGAIN);
     }
   }
@@ -366,9 +369,20 @@ function pressed(event) {
   }
 }
 
-async function load() {
+// `refused` is the number of waiting answers that the server refused.
+async function load(refused = 0) {
+  const before = data?.digest;
   data = await (await fetch("/suspects")).json();
-  ({ answers, classes, offered, seen } = data);
+  queue.splice(0, refused);
+  if (data.digest !== before) {
+    // The numbers of the old list mean other suspects in this one.
+    queue.length = 0;
+    $("classes").close();
+    $("sheet").replaceChildren();
+    cells.clear();
+  }
+  answers = {};
+  take(data);
   document.title = $("title").textContent = data.title;
   document.querySelector("[data-do=looks]").title = data.no_looks;
   const before = $("filter").value, place = at;

@@ -154,7 +154,8 @@ class Cleaner:
 
     def _told(self, posted: Mapping[str, Any]) -> Reply:
         if posted.get("digest") != self.digest:
-            return Reply(b"this page shows another list of suspects; reload it", status=410)
+            said = b"not saved: the list of suspects is a new one, which is shown now"
+            return Reply(said, status=410)
         if posted.get("seen") != self._log.lines:
             # The page has not seen the latest answers, such as another tab's: it has to load them.
             return _json(self._state(range(len(self.keys))), status=409)

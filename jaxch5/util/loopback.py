@@ -10,7 +10,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.errors import CheckpointError, ConfigError, Jaxch5Error
 
 # Only this machine can reach this address.
 HOST = "127.0.0.1"
@@ -73,7 +73,8 @@ def serve(server: socket.socket, respond: Respond) -> None:
 
     Args:
         server: Socket from `listening`.
-        respond: Function that answers; it raises a `Jaxch5Error` for a bad request.
+        respond: Function that answers; it raises a `CheckpointError` if it cannot write, and
+            another `Jaxch5Error` for a bad request.
     """
     port = server.getsockname()[1]
     hosts = {f"{name}:{port}" for name in NAMES} | {name for name in NAMES if port == 80}
@@ -112,7 +113,9 @@ def serve(server: socket.socket, respond: Respond) -> None:
             try:
                 reply = respond(self.path, posted)
             except Jaxch5Error as error:
-                reply = Reply(str(error).encode("utf-8", "backslashreplace"), status=422)
+                # What cannot be written now can be sent again; a bad request stays bad.
+                status = 507 if isinstance(error, CheckpointError) else 422
+                reply = Reply(str(error).encode("utf-8", "backslashreplace"), status=status)
             except Exception:
                 self._send(Reply(b"jaxch5 has a defect; the terminal shows where", status=500))
                 raise

@@ -6,7 +6,7 @@ import threading
 import pytest
 import requests
 
-from jaxch5.errors import DataError
+from jaxch5.errors import CheckpointError, DataError
 from jaxch5.util.loopback import JSON, LONGEST, Reply, listening, serve
 
 
@@ -15,6 +15,8 @@ def address():
     def respond(path, posted):
         if path == "/wrong":
             raise DataError("a.jpg: is wrong")
+        if path == "/full":
+            raise CheckpointError("a.jsonl: cannot be written")
         return Reply(f"{path} {posted}".encode(), seconds=60 * (path == "/kept"))
 
     server = listening(0)
@@ -35,6 +37,8 @@ def test_it_answers_and_says_what_a_browser_may_do(address):
     assert requests.post(f"{address}/a", json={"b": 1}).text == "/a {'b': 1}"
     wrong = requests.get(f"{address}/wrong")
     assert (wrong.status_code, wrong.text) == (422, "a.jpg: is wrong")
+    full = requests.get(f"{address}/full")
+    assert (full.status_code, full.text) == (507, "a.jsonl: cannot be written")
 
 
 def test_another_name_is_refused(address):

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import FAILED, Options, run
 from jaxch5.errors import CheckpointError, DataError
+from jaxch5.util.files import DRAWN_BY, unused, write_file
 from jaxch5.util.text import printable
 
 if TYPE_CHECKING:
@@ -36,9 +38,9 @@ class PredictOptions(Options):
     has null as `answer`. --model.task and --model.threshold, or these settings in the file of
     --config, replace the classifier's own task and threshold.
 
-    With --explain, a line ends with the path of a PNG that shows which parts of the picture
-    support the most probable class. No file is replaced: if a name is taken, a number is added to
-    it.
+    With --explain, a line ends with the path of a PNG, NAME-explained.png, that shows which parts
+    of the picture support the most probable class. No file is replaced: if a name is taken, a
+    number is added to it.
 
     The exit status is 1 if a picture could not be read; the other pictures are still predicted.
     Files that are passed over in a folder are counted on standard error.
@@ -117,9 +119,9 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
         CheckpointError: The folder or the PNG cannot be written.
     """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     from jaxch5.results.attribution import attribution
-    from jaxch5.util.files import unused, write_file
 
     found = attribution(predictor, picture)
     if not found.map.any():
@@ -128,10 +130,13 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     drawn, written = found.overlay(), io.BytesIO()
     times = -(-SHOWN_SIDE // min(drawn.size))
     sides = times * drawn.width, times * drawn.height
-    drawn.resize(sides, Image.Resampling.NEAREST).save(written, "png", optimize=True)
+    drawn = drawn.resize(sides, Image.Resampling.NEAREST)
+    # So that it is not taken for a picture of a set.
+    (mark := PngInfo()).add_text("Software", DRAWN_BY)
+    drawn.save(written, "png", optimize=True, pnginfo=mark)
     # A file with this name may be the user's, or belong to a picture of the same name in another
     # folder.
-    path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
+    path = unused(folder / ("picture" if name == "-" else Path(name).stem), "-explained.png")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -178,7 +183,7 @@ def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver
 
     found: list[Found] = []
     passed_over: dict[str, PassedOver] = {}
-    for name in names:
+    for name in chain.from_iterable(map(_matched, names)):
         files = [name]
         try:
             if name == "-":
@@ -191,16 +196,26 @@ def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver
                 files = [os.path.join(name, file) for file in listed.pictures]
                 if not files:
                     raise DataError(f"{name}: contains no readable pictures")
-            elif not Path(name).exists() and glob.has_magic(name):
-                files = sorted(glob.glob(name, recursive=True))
-                if not files:
-                    raise DataError(f"{name}: no file matches")
+            elif not os.path.lexists(name) and glob.has_magic(name):
+                raise DataError(f"{name}: no file matches")
             found += [(file, file) for file in files]
         except OSError as error:
             found.append((name, DataError(f"{name}: cannot be read: {error.strerror}")))
         except DataError as error:
             found.append((name, error))
     return found, passed_over
+
+
+def _matched(name: str) -> list[str]:
+    """Returns the files and folders that a pattern matches, in order; another name matches itself.
+
+    A folder is left out if the pattern also matches what is in it, as `**` does.
+    """
+    if os.path.lexists(name) or not glob.has_magic(name):
+        return [name]
+    matches = sorted(glob.glob(name, recursive=True))
+    entered = {str(folder) for match in matches for folder in Path(match).parents}
+    return [match for match in matches if str(Path(match)) not in entered] or [name]
 
 
 def _of_standard_input(content: bytes) -> Iterator[Found]:

@@ -17,6 +17,7 @@ from PIL import Image
 import jaxch5 as jx
 from jaxch5.cli import run
 from jaxch5.data.canvases import Canvases
+from jaxch5.data.sources import listing
 from jaxch5.errors import CheckpointError, ConfigError, DataError
 from jaxch5.models import convnext, resnet
 from jaxch5.models.registry import create_model, spec_of
@@ -178,10 +179,11 @@ def test_the_command_writes_a_png_of_each_picture_and_replaces_none(
     broken.write_text("Dear diary")
     names = [str(pictures / color / "0.jpg") for color in ("red", "blue")]
     command = [str(trained[0]), *names, str(broken), "--explain", str(folder), "--json"]
-    for numbers in (("0.png", "0-2.png"), ("0-3.png", "0-4.png")):
+    for numbers in (("0", "0-2"), ("0-3", "0-4")):
         assert run(predict, PredictOptions, "predict", command) == 1
         *found, failed = json.loads(capsys.readouterr().out)["predictions"]
-        assert [one["explanation"] for one in found] == [str(folder / name) for name in numbers]
+        drawn = [str(folder / f"{name}-explained.png") for name in numbers]
+        assert [one["explanation"] for one in found] == drawn
         assert "explanation" not in failed
     for name, one in zip(names, found, strict=True):
         with Image.open(one["explanation"]) as drawn:
@@ -198,8 +200,19 @@ def test_an_empty_map_is_said(tmp_path, capsys):
     file = tmp_path / "black.png"
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(file)
     path = explain(classifier(Bright(), 32), file, tmp_path, "black.png")
-    assert path == str(tmp_path / "black-2.png")
+    assert path == str(tmp_path / "black-explained.png")
     assert "black.png: nothing in the picture supports" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("opened", [0, 2000])
+def test_what_the_command_draws_is_no_picture_of_a_set(opened, tmp_path, monkeypatch):
+    """The drawings are passed over whether all PNG files are opened or, among many, only some."""
+    monkeypatch.setattr(listing, "PNG_OPENED", opened)
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "white.png")
+    explain(classifier(Bright(), 32), tmp_path / "white.png", tmp_path, "white.png")
+    listed = listing.list_folder(tmp_path)
+    assert listed.pictures == ["white.png"]
+    assert listed.passed_over == {listing.OWN: ["white-explained.png"]}
 
 
 def test_a_folder_that_cannot_be_is_said(trained, pictures, tmp_path, capsys):

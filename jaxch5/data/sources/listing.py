@@ -84,9 +84,9 @@ OTHER_SUFFIXES = (
 RUN, RUN_WRITES = {"config.toml", "checkpoints"}, {"lock", "environment.jsonl", "metrics.jsonl"}
 # Marks among the first bytes of the PNG and SVG files that this package draws.
 MARKED_PNG, MARKED_SVG = b"tEXtSoftware\0" + DRAWN_BY.encode(), DRAWN_BY.encode()
-# Names that commands give to figures.
+# Names, or ends of names, that commands give to figures.
 FIGURE_NAMES = (
-    *("batch.png", "lr_find.png", "transfer_profile.png"),
+    *("batch.png", "lr_find.png", "transfer_profile.png", "-explained.png"),
     *("confusion_matrix.png", "top_losses.png", "calibration.png", "unanswered.png"),
 )
 # If there are more PNG files than this, only those named like a figure are opened.

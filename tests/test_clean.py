@@ -379,6 +379,16 @@ def test_pictures_are_served_by_their_numbers_alone(cleaned, serve, pictures):
         assert requests.get(f"{server.address}{path}").status_code == 404, path
 
 
+def test_a_twin_is_shown_once_whatever_is_wrong_with_its_group(cleaned, pictures, serve):
+    """A group with two classes and both parts is in the list twice: as a conflict and as a leak."""
+    judged = json.loads((cleaned / "suspects.json").read_text())
+    (group,) = judged["near_duplicates"]
+    judged["near_duplicates"].append(group | {"kind": "conflicts"})
+    (cleaned / "suspects.json").write_text(json.dumps(judged))
+    first, second = serve(cleaned).content["suspects"][:2]
+    assert [one["image"] for one in first["twins"]] == [second["image"]]
+
+
 def test_where_the_network_looks_is_what_attribution_says(cleaned, serve, trained, pictures):
     """The map is that of the predicted class; without a run, the page says why it has no maps."""
     server = serve(cleaned)

@@ -242,12 +242,13 @@ class Cleaner:
     def _shown(self, suspect: Mapping[str, Any], groups: Iterable[Mapping[str, Any]]) -> Any:
         """Returns a suspect for the page, with indices in place of its pictures and classes."""
         nearest = suspect.get("nearest") or {}
-        twins = [
-            {"image": self._place(image), "label": printable(label), "part": part}
+        # Groups may share pictures: one with two classes may also be divided between the parts.
+        twins = {
+            image: {"image": self._place(image), "label": printable(label), "part": part}
             for group in groups
             for image, label, part in zip(*(group[name] for name in TWINS), strict=True)
             if image != suspect["image"] and image in self._item
-        ]
+        }
         return {name: suspect.get(name) for name in KNOWN} | {
             "image": self._place(suspect["image"]),
             "label": self._number(suspect["label"]),
@@ -256,7 +257,7 @@ class Cleaner:
                 name: [self._place(one) for one in nearest.get(name, ()) if one in self._item]
                 for name in ("label", "prediction")
             },
-            "twins": twins,
+            "twins": [*twins.values()],
         }
 
     def _place(self, image: str) -> int:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -296,6 +297,23 @@ def test_the_command_has_a_line_a_picture(trained, pictures, held_out, capsys):
     for _, first, second in lines:
         assert {first.split()[0], second.split()[0]} == {"blue", "red"}
         assert float(first.split()[1]) >= float(second.split()[1])
+
+
+def test_a_pattern_may_match_folders(trained, pictures, tmp_path, capsys):
+    """A folder that matches is listed as if it were named; one is not listed twice by `**`."""
+    root = shutil.copytree(pictures, tmp_path / "photos")
+    shutil.copytree(root / "red", root / "blue" / "more")
+    (root / "red" / "notes.txt").touch()
+    for pattern, count in (("*", 60), ("**/more", 20), ("*/m*", 20), ("[br]*/1*.jpg", 22)):
+        status, out, err = predicted(capsys, trained[0], f"{root}/{pattern}")
+        assert status == 0, err
+        assert len({line.split("\t")[0] for line in out.splitlines()}) == count
+        assert len(out.splitlines()) == count
+        assert err.count("1 file of another kind") == (pattern == "*")
+    (root / "red" / "notes.txt").unlink()
+    status, out, err = predicted(capsys, trained[0], f"{root}/**")
+    assert (status, err) == (0, "")
+    assert len(out.splitlines()) == 60
 
 
 def test_what_a_folder_holds_beside_pictures_is_counted(trained, pictures, tmp_path, capsys):

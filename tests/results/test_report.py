@@ -504,6 +504,16 @@ def test_where_the_network_looked_is_a_switch_away(opened):
     assert tab.complaints == []
 
 
+def test_every_example_is_shown_or_named():
+    """The contact sheet may become full within a cell."""
+    counts, sheet = np.array([[8, 2], [0, 3]]), contact_sheet([Image.new("RGB", (40, 30))])
+    examples = {(0, 1): [Example(0, "a/one.jpg"), Example(None, "a/two.jpg")]}
+    page = render(running(confusion=counts, classes=["a", "b"], examples=examples, sheet=sheet))
+    assert page.count('aria-label="a taken for b: a/one.jpg"') == 1
+    assert page.count('<bdi title="a/two.jpg">two.jpg</bdi>') == 1
+    assert '<bdi title="a/one.jpg">' not in page
+
+
 @pytest.mark.browser
 def test_a_cell_of_the_matrix_opens_its_pictures(opened):
     """A cell opens a dialog by pointer and keyboard; without scripts, it links to the pictures."""

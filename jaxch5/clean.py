@@ -224,9 +224,9 @@ def written(
     path = log.path.with_name(LABELS)
     drop = options.unsure == "drop"
     now = corrected(rows, by_picture(log.answers), drop)
-    is_run = directory.checkpoints.is_dir()
+    earlier = directory.path if directory.checkpoints.is_dir() else None
     settings = to_toml(settings_of(options.settings(), path))
-    kept = write_labels(path, now, directory.path if is_run else None, settings)
+    kept = write_labels(path, now, earlier, settings)
     lines = [summary(now, drop), *remarks(rows, now)]
     lines += [
         f"{file} did not match its record, so it may have been edited; it is replaced, and the "

@@ -371,10 +371,10 @@ function pressed(event) {
 
 // `refused` is the number of waiting answers that the server refused.
 async function load(refused = 0) {
-  const before = data?.digest;
+  const shown = data?.digest;
   data = await (await fetch("/suspects")).json();
   queue.splice(0, refused);
-  if (data.digest !== before) {
+  if (data.digest !== shown) {
     // The numbers of the old list mean other suspects in this one.
     queue.length = 0;
     $("classes").close();

@@ -38,9 +38,9 @@ class PredictOptions(Options):
     has null as `answer`. --model.task and --model.threshold, or these settings in the file of
     --config, replace the classifier's own task and threshold.
 
-    With --explain, a line ends with the path of a PNG, NAME-explained.png, that shows which parts
-    of the picture support the most probable class. No file is replaced: if a name is taken, a
-    number is added to it.
+    With --explain, a line ends with the path of a PNG, NAME-explained.png, which shows what in the
+    picture supports the most probable class. No file is replaced: if a name is taken, a number is
+    added to it.
 
     The exit status is 1 if a picture could not be read; the other pictures are still predicted.
     Files that are passed over in a folder are counted on standard error.

@@ -140,6 +140,8 @@ def name_of_set(settings: DataConfig) -> str:
     """
     place = next((str(one) for name in SOURCES if (one := getattr(settings, name))), "digits")
     return PurePosixPath(urlsplit(place).path if is_address(place) else place).name
+
+
 def is_run(folder: RunDir) -> bool:
     """Checks whether a folder is a run; `jaxch5 suspects` writes a `config.toml` too.
 

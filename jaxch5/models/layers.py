@@ -1,4 +1,4 @@
-"""Defines parts of networks: normalization, positions, attention, batch norm, MLP and heads."""
+"""Defines parts of networks: normalization, attention, batch norm, MLP and heads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.linen import initializers
 from flax.typing import Initializer
 from jaxtyping import Array, Float, Key
 
-from jaxch5.errors import WeightsError
 from jaxch5.models.convolution import by_rows
 from jaxch5.models.spec import Normalization
 
@@ -32,40 +30,6 @@ def normalize(
     mean = jnp.asarray(normalization.mean, pictures.dtype)
     std = jnp.asarray(normalization.std, pictures.dtype)
     return (pictures - mean) / std
-
-
-def resample_positions(
-    prefix: int, patch: int, positions: Float[np.ndarray, "1 old width"], sides: tuple[int, int]
-) -> Float[np.ndarray, "1 new width"]:
-    """Interpolates the position embeddings of a square of patches for pictures of another size.
-
-    The first `prefix` embeddings are unchanged; those of the patches are resampled (bicubic, with
-    antialiasing), as timm's `resample_abs_pos_embed` does.
-
-    Args:
-        prefix: Number of tokens that have a position embedding but are not patches.
-        patch: Side of a patch, in pixels.
-        positions: Embeddings of the `prefix` tokens, followed by those of the patches.
-        sides: Height and width, in pixels, of the pictures to which the embeddings are adapted.
-
-    Raises:
-        WeightsError: The number of patches has to change, but the old patches form no square.
-
-    Example:
-        >>> resample_positions(1, 16, np.ones((1, 1 + 14 * 14, 8)), (32, 48)).shape
-        (1, 7, 8)
-    """
-    high, wide = (side // patch for side in sides)
-    count = positions.shape[1] - prefix
-    if count == high * wide:
-        return positions
-    old = math.isqrt(max(count, 0))
-    if old * old != count:
-        line = f"pos_embed has {count} patches, which form no square, so it cannot be adapted"
-        raise WeightsError(f"{line} to pictures of another size (--data.size)")
-    square = positions[:, prefix:].reshape(old, old, -1)
-    resized = jax.image.resize(square, (high, wide, square.shape[-1]), "cubic")
-    return np.concatenate([positions[:, :prefix], resized.reshape(1, high * wide, -1)], axis=1)
 
 
 def attention(

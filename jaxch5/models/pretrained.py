@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from jaxch5.errors import WeightsError
-from jaxch5.framing import Size
+from jaxch5.framing import Size, height_and_width
 from jaxch5.models.convert import architecture_of, classes_of_head, find_network
 from jaxch5.models.hub import FILES, fetch, place_of
 from jaxch5.models.provenance import Known, known_of
@@ -192,9 +193,15 @@ def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) ->
         WeightsError: Position embeddings cannot be interpolated.
     """
     flat = flatten_dict(pretrained.variables)
+    before = None if pretrained.size is None else height_and_width(pretrained.size)
+
+    def adapted(value: Any, resample: Callable[..., np.ndarray]) -> jax.Array:
+        known = {"before": before} if "before" in signature(resample).parameters else {}
+        return jnp.asarray(resample(np.asarray(value), sides, **known))
+
     try:
         changed = {
-            path: jnp.asarray(spec.resample[path[-1]](np.asarray(value), sides))
+            path: adapted(value, spec.resample[path[-1]])
             for path, value in flat.items()
             if path[-1] in spec.resample
         }

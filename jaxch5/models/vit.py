@@ -17,8 +17,8 @@ import numpy as np
 from flax.linen.initializers import constant, normal, truncated_normal, variance_scaling
 from jaxtyping import Array, Float
 
-from jaxch5.errors import ConfigError
-from jaxch5.models.layers import OF_TOKENS, Dense, Mlp, attention, resample_positions
+from jaxch5.models.layers import OF_TOKENS, Dense, Mlp, attention
+from jaxch5.models.positions import grid_of, resample_positions
 from jaxch5.models.spec import (
     HEAD,
     IMAGENET,
@@ -95,10 +95,7 @@ class VisionTransformer(nn.Module):
         self, x: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch num_classes"]:
         (batch, *sides, _), side, prefix = x.shape, self.patch, 1 + self.registers
-        if unfit := [length for length in sides if length % side]:
-            fits = f"multiples of {side}, such as --data.size {(unfit[0] // side + 1) * side}"
-            raise ConfigError(f"data.size = {unfit[0]}: {self.arch} takes {fits}")
-        high, wide = (length // side for length in sides)
+        high, wide = grid_of(self.arch, sides, side)
         uniform = variance_scaling(1 / 3, "fan_in", "uniform")
         embed = partial(nn.DenseGeneral, self.width, (-3, -2, -1), kernel_init=uniform)
         # This is a convolution whose stride equals its size, computed as one product of matrices.

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.framing import size_text
+from jaxch5.models.spec import ModelSpec
 from jaxch5.task import Task
 from jaxch5.training.events import check_hooks
 from jaxch5.training.kept import kept_shapes
@@ -59,7 +60,7 @@ return 2 logits for each picture
         )
 
 
-def check_successor(model: nn.Module, before: Data, data: Data) -> None:
+def check_successor(model: nn.Module, spec: ModelSpec, before: Data, data: Data) -> None:
     """Checks that data can take the place of the data that a network was made for.
 
     Raises:
@@ -73,7 +74,9 @@ def check_successor(model: nn.Module, before: Data, data: Data) -> None:
         )
     if before.size != data.size:
         (_, now), (_, then) = (kept_shapes(model, size) for size in (data.size, before.size))
-        if now != then:
+        # Weights may depend on the size even if their shapes do not: a ViT's positions on 7x28
+        # patches and those on 14x14 have the same shape.
+        if spec.resample or now != then:
             raise ConfigError(
                 f"data: has size {size_text(data.size)}, but the weights of this network fit only "
                 f"size {size_text(before.size)}; make another learner for these data"
@@ -111,6 +114,7 @@ class Guarded(NamesFastai):
 
     data: Data
     model: nn.Module
+    spec: ModelSpec
     _in_call: str = ""
 
     # With this method, a type checker would assume that every attribute can be set.
@@ -124,7 +128,7 @@ class Guarded(NamesFastai):
                 )
             if name in vars(self) and name == "data":
                 refuse_within_call(self, "a change of learn.data")
-                check_successor(self.model, self.data, value)
+                check_successor(self.model, self.spec, self.data, value)
                 self._adopt(value)
             if name == "hooks":
                 value = check_hooks(value)

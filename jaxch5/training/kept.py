@@ -76,8 +76,8 @@ OUTPUT = Parts(frozenset(), ("flax", "jax", "jaxlib", "numpy")).beside(
     *(f"jaxch5.{name}" for name in ["batch", "framing", "losses", "metrics", "task", "view"]),
     *_named(
         augmentation="center geometry resample sample",
-        models="convnext convolution depthwise features layers maps pooling registry resnet spec "
-        "vit winograd",
+        models="convnext convolution depthwise features layers maps pooling positions registry "
+        "resnet spec vit winograd",
     ),
 )
 # The parts of a training step or an evaluation step.

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from jaxch5.export import ExportOptions, export
 from jaxch5.losses import cross_entropy
 from jaxch5.models.convert import architecture_of
 from jaxch5.models.features import pooled_features
-from jaxch5.models.layers import resample_positions
+from jaxch5.models.positions import resample_positions
 from jaxch5.models.pretrained import Pretrained, for_size
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import IMAGENET
@@ -204,6 +205,61 @@ def test_positions_are_resampled_as_timm_does(grid):
     assert same is positions
     with pytest.raises(WeightsError, match="has 15 patches, which form no square"):
         resample_positions(2, 8, positions, (8, 8))
+
+
+ROWS = np.repeat(np.arange(4, dtype=np.float32), 4).reshape(1, 16, 1)
+
+
+@pytest.mark.parametrize(("before", "after"), [((4, 4), (2, 8)), ((8, 2), (4, 4))])
+def test_positions_are_resampled_between_grids_that_have_as_many_patches(before, after):
+    """An embedding that is the number of a patch's row stays the same along the row."""
+    rows = np.repeat(np.arange(before[0], dtype=np.float32), before[1]).reshape(1, 16, 1)
+    sides = [tuple(8 * side for side in grid) for grid in (after, before)]
+    found = np.asarray(resample_positions(0, 8, rows, *sides)).reshape(after)
+    np.testing.assert_allclose(found, np.broadcast_to(found[:, :1], after), atol=1e-5)
+    assert np.all(np.diff(found[:, 0]) > 0.5)
+
+
+def test_positions_of_the_same_size_are_not_touched():
+    assert resample_positions(0, 8, ROWS, (16, 64), (16, 64)) is ROWS
+    # Weights are often tested at another size than they were trained at.
+    assert resample_positions(0, 8, ROWS, (32, 32), (40, 40)) is ROWS
+    no_square = np.ones((1, 15, 1), np.float32)
+    assert resample_positions(0, 8, no_square, (24, 40)) is no_square
+
+
+def test_positions_whose_grid_nothing_tells_are_refused():
+    line = r"whether the 16 patches of pos_embed are 4x4 or 2x8; name a run or an exported file"
+    with pytest.raises(WeightsError, match=line):
+        resample_positions(0, 8, ROWS, (16, 64))
+
+
+def test_weights_state_the_grid_of_their_positions(tmp_path):
+    """Weights for 2x8 patches begin training with 4x4, and with 2x8 they are taken as they are."""
+    block = jx.DataBlock(jx.digits(), jx.random_split(0.98), presize=64, size=(16, 64))
+    wide = block.load(batch_size=16)
+    square = replace(block, size=32).load(batch_size=16)
+    made = partial(jx.vision_learner, arch=SPEC, head="linear", say=lambda line: None)
+    learn = made(wide, weights="none")
+    learn.export(tmp_path / "weights.safetensors")
+    before = np.asarray(learn.state.params["pos_embed"])
+    again = made(wide, weights=tmp_path / "weights.safetensors")
+    np.testing.assert_array_equal(again.state.params["pos_embed"], before)
+    other = made(square, weights=tmp_path / "weights.safetensors")
+    expected = resample_positions(1, 8, before, (32, 32), (16, 64))
+    np.testing.assert_array_equal(other.state.params["pos_embed"], expected)
+    assert not np.array_equal(before, expected)
+    with pytest.raises(WeightsError, match="the variables that were given: nothing states whether"):
+        made(wide, weights=learn.state.variables)
+    with pytest.raises(ConfigError, match="the weights of this network fit only size 16x64"):
+        learn.data = square
+
+
+def test_a_function_that_resamples_may_leave_out_the_size_before():
+    spec = replace(SPEC, resample={"pos_embed": lambda value, sides: value[:, : math.prod(sides)]})
+    weights = Pretrained({"params": {"pos_embed": ROWS}}, IMAGENET, None, "there", size=(16, 64))
+    found = for_size(weights, spec, (2, 3)).variables["params"]["pos_embed"]
+    np.testing.assert_array_equal(found, ROWS[:, :6])
 
 
 def test_weights_of_pictures_of_another_size_begin_training(pictures, tmp_path):

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from jaxch5.augmentation.mixing import MIXERS
 from jaxch5.config.building import load_data, load_source, with_epochs
+from jaxch5.config.section import own_default
 from jaxch5.config.settings import Config, FitConfig, ModelConfig, check_applies
 from jaxch5.data.block import Data
 from jaxch5.data.source import Source, leave_out
@@ -31,7 +32,7 @@ from jaxch5.run.pictures import going_on
 from jaxch5.task import SMALLEST, SOFTMAX, Task, task_of
 from jaxch5.training.freezing import describe_rates
 from jaxch5.training.hosts import agree, first_then_others
-from jaxch5.training.recipe import Recipe
+from jaxch5.training.recipe import KIND_OF_HEAD, Recipe
 from jaxch5.util.files import making, to_json
 from jaxch5.util.imports import is_import_path, load_function
 from jaxch5.util.text import counted, print_line
@@ -103,7 +104,7 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
         hooks=[load_function(path, "hooks") for path in config.hooks],
     )
     devices = learn.mesh.devices.shape if learn.mesh else (1, 1)
-    check_applies(config, devices=devices, lacks=lacking(learn))
+    check_applies(config, devices=devices, lacks=lacking(learn, config.model.head))
     unfreeze_as_configured(learn, config.fit)
     if config.fit.layer_decay != 1:
         line = describe_rates(learn.groups, config.fit.layer_decay)
@@ -121,14 +122,21 @@ def unfreeze_as_configured(learn: Learner, settings: FitConfig) -> None:
         learn.unfreeze()
 
 
-def lacking(learn: Learner) -> dict[str, str]:
-    """Returns settings that have no effect with a learner's architecture, each with the reason."""
+def lacking(learn: Learner, head: str) -> dict[str, str]:
+    """Returns settings that have no effect with a learner's architecture, each with the reason.
+
+    Args:
+        learn: The learner.
+        head: Head in the configuration.
+    """
     name, norms = learn.spec.name, "only works with batch norms, which {} does not have"
     found = {} if learn.state.batch_stats else {"model.bn": norms}
     if not learn.has_batch_norms:
         found["model.train_bn"] = norms + " before its head" * ("model.bn" not in found)
     if not learn.spec.heads:
         found["model.head"] = "only works with an architecture that offers several heads, unlike {}"
+    elif head not in learn.spec.heads:
+        found["model.head"] = f"should be one of {', '.join(learn.spec.heads)}"
     return {key: line.format(name) for key, line in found.items()}
 
 
@@ -146,8 +154,10 @@ def recipe_of(config: Config) -> Recipe:
     known = {field.name for field in fields(Recipe)}
     sections = itertools.chain(config, config.model, config.fit)
     values = {name: value for name, value in sections if name in known}
-    # A configuration always names a head, even if the architecture offers no choice.
-    values["head"] = config.model.head if spec_of(config.model.arch).heads else None
+    # A configuration always names a head, even if the architecture does not offer it.
+    heads, head = spec_of(config.model.arch).heads, config.model.head
+    is_default = head in (own_default("model.head"), KIND_OF_HEAD)
+    values["head"] = head if head in heads or (heads and not is_default) else None
     values["task"] = task_of(config.model.task, config.model.threshold)
     if config.fit.best:
         values["task"] = values["task"].compared_by(config.fit.best, config.fit.metrics)

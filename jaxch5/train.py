@@ -117,6 +117,9 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
         print_line(console, f"{epochs} epochs, the default for {of} (--fit.epochs changes it)")
     learn = _learner(data, config, console)
     _check_names(learn)
+    if learn.spec.heads:
+        # The default is no head of a `ModelSpec` that offers others.
+        config = config.model_copy(update={"model": {"head": learn.model.head}})
     if learn.pretrained:
         # The view is stored, so that it stays the same even if the weights' metadata changes later.
         config = config.model_copy(update={"data": vars(learn.view)})

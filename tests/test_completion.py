@@ -15,6 +15,7 @@ LINES = {
     "jaxch5 ": " ".join(commands()),
     "jaxch5 train --data.sp": "--data.split --data.split-column --data.split-seed",
     "jaxch5 train --data.split ": "auto random given",
+    "jaxch5 train --model.head ": "linear concat_pool mean_pool",
     "jaxch5 train --model.arch convnext_n": "convnext_nano",
     "jaxch5 lr-find --num": "--num-it",
     # `predict` reads no fit setting; for a path, the shell itself offers files.

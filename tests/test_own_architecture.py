@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 from flax.traverse_util import flatten_dict
 from rich.console import Console
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import jaxch5 as jx
@@ -67,10 +68,33 @@ SPEC = jx.ModelSpec(
     names=jx.Names(name, whose="the mixer's"),
     normalization=jx.Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
 )
+
+
+class Head(nn.Module):
+    num_classes: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(self.hidden)(x)) if self.hidden else x
+        return nn.Dense(self.num_classes)(x)
+
+
+class Headed(nn.Module):
+    num_classes: int
+    head: str
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(8, (4, 4), 4, name="body")(x).mean((1, 2))
+        return Head(self.num_classes, {"mlp": 6, "plain": 0}[self.head], name="head")(x)
+
+
+HEADED = jx.ModelSpec("headed", Headed, heads=("mlp", "plain"))
 """
 space = {}
 exec(NETS, space)
-SPEC = space["SPEC"]
+SPEC, HEADED = space["SPEC"], space["HEADED"]
 BODY = {"embed.proj.w", "embed.proj.b", "mix.ln.w", "mix.ln.b", "mix.fc.w", "mix.fc.b"}
 
 
@@ -206,7 +230,13 @@ def test_its_body_is_frozen_and_then_trains_by_groups(data, foreign, tuned):
 
 
 def test_without_batch_norms_train_bn_changes_nothing(data, foreign):
-    """In a network without batch norms, `train_bn` makes no difference to training."""
+    """In a network without batch norms, `train_bn` makes no difference to training.
+
+    That also holds for a module of one's own, which need not be able to freeze batch norms.
+    """
+    alone = jx.vision_learner(data, Noisy(), "none", train_bn=False, say=lambda line: None)
+    alone.freeze()
+    assert {path[0] for path in alone._frozen.paths} == {"stem"}
     states = []
     for train_bn in (True, False):
         made = partial(jx.vision_learner, data, SPEC, foreign[0], train_bn=train_bn)
@@ -351,6 +381,33 @@ def test_heads_and_precision_reach_what_is_built(head, data, tmp_path):
     again = jx.load_learner(tmp_path / "learner.safetensors", NORMED)
     assert (again.about.head, again.about.precision) == (head, "bf16")
     jax.tree.map(np.testing.assert_array_equal, again.variables["params"], learn.state.params)
+
+
+@pytest.mark.parametrize("head", [None, "plain"])
+def test_heads_of_ones_own_are_saved_and_loaded_by_their_names(head, data, tmp_path):
+    learn = jx.vision_learner(data, HEADED, "none", head=head)
+    assert learn.model.head == (head or "mlp")
+    learn.save(tmp_path / "learner.safetensors")
+    again = jx.load_learner(tmp_path / "learner.safetensors", HEADED)
+    assert again.about.head == learn.model.head
+    jax.tree.map(np.testing.assert_array_equal, again.variables["params"], learn.state.params)
+    lines = []
+    for other in ("mlp", "plain"):
+        made = partial(jx.vision_learner, data, HEADED, tmp_path / "learner.safetensors")
+        kept = made(head=other, say=lines.append).state.params["head"]
+        is_same = other == learn.model.head
+        said = "their head is kept" if is_same else f"a new head: theirs is {learn.model.head} ("
+        assert said in lines[-1]
+        assert is_same == (
+            jax.tree.structure(kept) == jax.tree.structure(again.variables["params"]["head"])
+        )
+    tensors = load_file(tmp_path / "learner.safetensors")
+    with safe_open(tmp_path / "learner.safetensors", "numpy") as file:
+        said = file.metadata()
+    save_file(tensors, tmp_path / "wrong.safetensors", said | {"head": "mlq"})
+    line = r"wrong.safetensors: in its metadata, head = mlq: should be one of mlp, plain; did you m"
+    with pytest.raises(WeightsError, match=line):
+        jx.load_learner(tmp_path / "wrong.safetensors", HEADED)
 
 
 @pytest.mark.parametrize(
@@ -693,6 +750,7 @@ def test_what_is_no_network_is_named(data):
 
 SIZES = ("--data.presize", 36, "--data.size", 32, "--data.batch-size", 8)
 ARCH = ("--model.arch", "own_nets:SPEC")
+OWN_HEADS = ("--model.arch", "own_nets:HEADED", "--model.weights", "none", "--model.head")
 
 
 @pytest.fixture
@@ -754,6 +812,21 @@ def test_every_command_takes_its_import_path(started, foreign, pictures, tmp_pat
     assert figure.stat().st_size > 1000
 
 
+@pytest.mark.parametrize("head", [None, "plain"])
+def test_the_commands_take_heads_of_ones_own(head, started, pictures, tmp_path):
+    """The run records the head that it trains, which is the first one if none is named."""
+    folder, arch = tmp_path / "run", ("--model.arch", "own_nets:HEADED")
+    argv = ("--data.path", pictures, *SIZES, *arch, "--model.weights", "none", "--fit.epochs", 1)
+    named = ("--model.head", head) if head else ()
+    status, _, err = started(train, TrainOptions, *argv, *named, "--workdir", folder)
+    assert status == 0, err
+    assert open_run(folder)[1].model.head == (head or "mlp")
+    assert "this run is finished" in started(train, TrainOptions, "--resume", folder)[1]
+    picture = pictures / "red" / "0.jpg"
+    status, _, err = started(predict, PredictOptions, folder, picture, *arch)
+    assert status == 0, err
+
+
 def test_a_run_from_elsewhere_has_nothing_imported(started, tuned, tmp_path):
     """A module that a run names is imported only if the command line names it too.
 
@@ -793,13 +866,15 @@ def test_a_run_from_elsewhere_has_nothing_imported(started, tuned, tmp_path):
         (("--model.arch", "resnet19"), 2, "package.module:name; did you mean resnet1"),
         ((*ARCH, "--no-model.train-bn"), 2, "only works with batch norms, which mixer does not"),
         ((*ARCH, "--model.head", "linear"), 2, "with an architecture that offers several heads"),
+        ((*OWN_HEADS, "plan"), 2, "head = plan: should be one of mlp, plain; did you mean plain?"),
+        ((*OWN_HEADS, "concat_pool"), 2, "head = concat_pool: should be one of mlp, plain"),
     ],
 )
 def test_a_command_line_that_cannot_be_meant_is_one_line(
     argv, status, line, started, foreign, pictures
 ):
     more = ("--data.path", pictures, *SIZES, "--model.weights", foreign[0])
-    found, _, err = started(train, TrainOptions, *argv, *more)
+    found, _, err = started(train, TrainOptions, *more, *argv)
     assert found == status
     assert line in err
     assert err.count("\n") == 1

@@ -85,6 +85,8 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
         def _metavar_format(self, obj: Any) -> str:
             name = super()._metavar_format(obj).replace("{Path,Address}", "Path")
             name = name.replace("{int,tuple[int,int]}", "size")
+            # A set of words of which others may be added is shown like any other set.
+            name = name.replace("{{", "{").replace("},str}", "}")
             return name.removeprefix("tuple[").removesuffix("]")
 
         def _merge_parsed_list(self, parsed_list: list[str], field_name: str) -> str:

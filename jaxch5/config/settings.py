@@ -9,14 +9,9 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import (
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from jaxch5.config.cases import SOURCES
 from jaxch5.config.defaults import default_of
@@ -33,15 +28,10 @@ from jaxch5.config.toml import deep_update, explain, flat, known_keys, read_toml
 from jaxch5.config.toml import differing as differing
 from jaxch5.config.toml import to_toml as to_toml
 from jaxch5.errors import ConfigError
-from jaxch5.framing import (
-    MAX_SIDE,
-    check_pad_mode,
-    height_and_width,
-    size_text,
-)
-from jaxch5.models.registry import architectures
+from jaxch5.framing import MAX_SIDE, check_pad_mode, height_and_width, size_text
+from jaxch5.models.registry import OURS, architectures
 from jaxch5.util.address import NO_WEIGHTS, Address, expanded, is_address, is_on_hub
-from jaxch5.util.imports import FORM, check_choice
+from jaxch5.util.imports import FORM, check_choice, check_listed
 from jaxch5.util.limits import LIMITS, is_within
 from jaxch5.util.text import is_text, printable
 
@@ -58,6 +48,8 @@ MAY_CHANGE = (
     "profile",
     "hooks",
 )
+# The heads of the built-in architectures.
+Head = Literal["linear", "concat_pool", "mean_pool"]
 # Decoding a picture with this many pixels takes a gigabyte of memory at most.
 MAX_PIXELS = 80_000_000
 # Settings that say where the pictures are. They may differ if the run has recorded its pictures.
@@ -328,11 +320,11 @@ class ModelConfig(Section):
     std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = Field(
         None, description="standard deviation of each colour, for values 0 to 1; needs mean"
     )
-    head: Literal["linear", "concat_pool", "mean_pool"] = setting(
+    head: Head | str = setting(
         "model.head",
         "linear",
         "linear is torchvision's one layer; concat_pool is fastai's two layers with dropout; "
-        "mean_pool, for a ViT, is one layer on the mean of the patches",
+        "mean_pool, for a ViT, is one layer on the mean of the patches; a ModelSpec may offer more",
     )
     task: str = setting(
         "model.task",
@@ -378,12 +370,18 @@ class ModelConfig(Section):
     def _known_arch(cls, arch: str) -> str:
         return check_choice(arch, architectures(), "model.arch")
 
+    @field_validator("head")
+    @classmethod
+    def _known_head(cls, head: str, info: ValidationInfo) -> str:
+        ours = info.data.get("arch") in OURS
+        return check_listed(head, get_args(Head), "model.head") if ours else head
+
     @field_validator("weights")
     @classmethod
     def _from_anywhere(cls, weights: str) -> str:
         """Makes a path absolute, so that a run can be resumed from another directory."""
         named = weights in NO_WEIGHTS or is_on_hub(weights)
-        return weights if named else str(Path(weights).expanduser().absolute())
+        return weights if named else str(expanded(Path(weights)).absolute())
 
     @field_validator("task")
     @classmethod
@@ -532,7 +530,7 @@ class FitConfig(Section):
             raise ValueError(
                 f"fit.class_weights = {text}: should be none, balanced, sqrt or a .toml file"
             )
-        return str(Path(text).expanduser().absolute())
+        return str(expanded(Path(text)).absolute())
 
     @property
     def passes(self) -> int:

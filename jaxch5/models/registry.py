@@ -5,7 +5,6 @@ The package's own architectures are imported on demand, so that listing their na
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Collection
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxch5.errors import ConfigError
 from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, with_frozen_stages
-from jaxch5.util.imports import check_choice, load_object
+from jaxch5.util.imports import check_choice, check_listed, load_object
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -80,7 +79,7 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
     Args:
         arch: Name, import path, specification, or your own module.
         modules: Names of your module's top-level modules, if they are known. If these are named as
-            in a ResNet, your module is treated as having a ResNet's stages.
+            in a ResNet, the head too, your module is treated as having a ResNet's stages.
 
     Raises:
         ConfigError: There is no such architecture, or another one has its name.
@@ -116,7 +115,7 @@ def _of_module(module: nn.Module, modules: Collection[str]) -> ModelSpec:
     resnet = _known("resnet18")
     # If the modules have a ResNet's names, the groups of layers are those of a ResNet. Any other
     # body is frozen as a whole.
-    like = "layer4_0" in modules
+    like = "layer4_0" in modules and {*map(resnet.stage, modules)} == {*resnet.stages}
     stages, fastai = (resnet.stages, resnet.fastai) if like else (BODY_AND_HEAD, ())
 
     def frozen(module: nn.Module, count: int) -> nn.Module:
@@ -145,8 +144,8 @@ def create_model(
             into a linen module.
         num_classes: Number of logits.
         head: "linear" (as in pretraining), "concat_pool" (fastai's) or, for a ViT, "mean_pool", for
-            an architecture that offers several; None takes the first. Your own module keeps its
-            head.
+            an architecture that offers several, or one of a `ModelSpec`'s own; None takes the
+            first. Your own module keeps its head.
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
             Your own module computes in the types that it was made with, whatever is given here.
         remat: Whether a block's activations are recomputed for the gradient, which takes less
@@ -177,10 +176,11 @@ def create_model(
         raise ConfigError(f"model.head = {head}: {spec.name} has one kind of head; leave it out")
     if head is None and spec.heads:
         head = spec.heads[0]
-    if spec.heads and head not in spec.heads:
-        close = difflib.get_close_matches(str(head), spec.heads, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"model.head = {head}: should be one of {', '.join(spec.heads)}{hint}")
+    if spec.heads:
+        try:
+            check_listed(str(head), spec.heads, "model.head")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     extras = {"remat": remat or None, "drop_path": drop_path or None}
     given = {"head": head if spec.heads else None, "dtype": dtype, **extras}
     takes = inspect.signature(spec.build).parameters

@@ -8,7 +8,7 @@ name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxch5.errors import ConfigError
@@ -286,9 +286,9 @@ def with_frozen_stages(module: nn.Module, stages: int) -> nn.Module:
     Raises:
         ConfigError: The module has no such attribute.
     """
-    if not hasattr(module, "frozen_stages"):
+    if "frozen_stages" not in {field.name for field in fields(module)}:
         raise ConfigError(
-            f"model.train_bn = false: {type(module).__name__} has no attribute frozen_stages, "
-            "which jaxch5's ResNets have"
+            f"model.train_bn = false: {type(module).__name__} has no annotated attribute "
+            "frozen_stages, which jaxch5's ResNets have"
         )
     return module.clone(frozen_stages=stages)

@@ -24,7 +24,7 @@ from jaxch5.run.directory import open_run
 from jaxch5.task import NAMED, SOFTMAX, Task, task_of
 from jaxch5.training.kept import kept_shapes
 from jaxch5.util.address import PICKLES, SAFETENSORS
-from jaxch5.util.imports import FORM, is_import_path
+from jaxch5.util.imports import FORM, check_listed, is_import_path
 from jaxch5.view import WHOLE, View, view_of
 
 EXPORT = "export one with jaxch5 export RUN --format learner"
@@ -110,15 +110,18 @@ def about_of_file(
     spec = spec_of_file(path, said["arch"], model, said.get("import_path", ""))
     of_data = {"presize", "size", *About._field_defaults} - {"licence"}
     sizes = {name: said[name] for name in of_data if name in said}
-    named = ("head", "precision") if spec.heads else ("precision",)
-    network = {name: said[name] for name in named}
+    network = {"precision": said["precision"]}
     try:
+        if spec.heads:
+            check_listed(said["head"], spec.heads, "head")
         # The values in a file have to be within the bounds of the configuration.
         config = Config.model_validate({"data": sizes, "model": network})
     except ValidationError as error:
         raise WeightsError(
             f"{path}: in its metadata, {explain(error, known_keys(Config))}"
         ) from None
+    except ValueError as error:
+        raise WeightsError(f"{path}: in its metadata, {error}") from None
     own = {"arch": said["arch"], "head": said["head"], "licence": said.get("licence")}
     return about_of(config)._replace(**own), spec, said
 

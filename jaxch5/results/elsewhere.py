@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, ImageOps
 from jaxch5.errors import ConfigError
 from jaxch5.framing import height_and_width
 from jaxch5.models.convert import MARK, entries_of
+from jaxch5.models.maps import in_full
 from jaxch5.results.predictor import Predictor
 
 # timm's names for the methods of `Framing`.
@@ -125,10 +126,9 @@ def onnx_program(predictor: Predictor) -> tuple[Callable[[Array], Array], tuple[
 
     A network with a `dtype` computes in float32 here: most runtimes on a CPU require float32.
     """
-    model, size = predictor.model, height_and_width(predictor.about.size)
-    wide = model.clone(dtype=jnp.float32) if hasattr(model, "dtype") else model
+    model, size = in_full(predictor.model), height_and_width(predictor.about.size)
     rest = predictor.classes, predictor.normalization, predictor.about, predictor.task
-    exact = Predictor(wide, predictor.variables, *rest, predictor.spec)
+    exact = Predictor(model, predictor.variables, *rest, predictor.spec)
 
     def program(pictures: UInt8[Array, "n height width 3"]) -> Float[Array, "n classes"]:
         return exact.probabilities(pictures.astype(jnp.float32) / 255)

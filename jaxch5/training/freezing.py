@@ -145,14 +145,14 @@ class Frozen:
                 f"freeze_to = {frozen_to} leaves {type(model).__name__} no parameters to train"
             )
         self.model = self.whole = model
-        if self.frozen_to and not recipe.train_bn:
-            if spec.frozen:
-                self.model = spec.frozen(model, sum(groups.sizes[: self.frozen_to]))
-            elif any(groups.of(name) < self.frozen_to for name in variables.get("batch_stats", ())):
+        of_norms = map(groups.of, variables.get("batch_stats", ()))
+        if not recipe.train_bn and any(group < self.frozen_to for group in of_norms):
+            if spec.frozen is None:
                 raise ConfigError(
                     f"model.train_bn = false: the ModelSpec of {spec.name} has no `frozen` to "
                     "make frozen stages keep their running statistics"
                 )
+            self.model = spec.frozen(model, sum(groups.sizes[: self.frozen_to]))
 
     def idle(self, asked: int) -> str | None:
         """Returns a line if `asked` counts from the end, but the only group is the last one."""

@@ -51,8 +51,8 @@ class Recipe:
         precision: Type in which the network computes: "fp32", "bf16" or "fp16"; weights,
             statistics, loss and optimizer are float32. Your own module computes in the types that
             it was made with.
-        head: "concat_pool" (fastai's), "linear" (torchvision's) or, for a ViT, "mean_pool", for
-            architectures that offer several, where None stands for "concat_pool".
+        head: "concat_pool" (fastai's), "linear" (torchvision's), "mean_pool" (for a ViT) or your
+            own, if the architecture offers several; None is "concat_pool" or else the first.
         groups: Groups of layers for freezing and rates: "fastai" (three for a ResNet), "stages"
             (one for each stage), or "auto", which is "fastai" if `layer_decay` is 1, else "stages".
         train_bn: Whether batch norms of frozen groups are trained, as in fastai; if not, they use

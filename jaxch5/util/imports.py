@@ -41,10 +41,34 @@ def check_choice(value: str, known: Sequence[str], setting: str) -> str:
         'focal'
     """
     if value not in known and not is_import_path(value):
-        close = difflib.get_close_matches(value, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{setting} = {value}: should be {', '.join(known)} or {FORM}{hint}")
+        allowed = f"{', '.join(known)} or {FORM}"
+        raise ValueError(f"{setting} = {value}: should be {allowed}{_hint(value, known)}")
     return value
+
+
+def check_listed(value: str, known: Sequence[str], setting: str) -> str:
+    """Returns the value of a setting if it is a known value.
+
+    Args:
+        value, known, setting: See `check_choice`.
+
+    Raises:
+        ValueError: The value is not known.
+
+    Example:
+        >>> check_listed("lineal", ("linear", "concat_pool"), "model.head")
+        Traceback (most recent call last):
+        ValueError: model.head = lineal: should be one of linear, concat_pool; did you mean linear?
+    """
+    if value not in known:
+        allowed = f"one of {', '.join(known)}"
+        raise ValueError(f"{setting} = {value}: should be {allowed}{_hint(value, known)}")
+    return value
+
+
+def _hint(value: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(value, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def load_object(path: str, setting: str) -> Any:
@@ -80,8 +104,7 @@ def load_object(path: str, setting: str) -> Any:
     try:
         return getattr(module, name)
     except AttributeError:
-        close = difflib.get_close_matches(name, dir(module), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = _hint(name, dir(module))
         raise ConfigError(f"{given}: {module_name} has no {name}{hint}") from None
 
 

@@ -38,12 +38,13 @@ TOGETHER = {
     "model.mean": ["--model.std", "0.4,0.4,0.4"],
     "model.std": ["--model.mean", "0.4,0.4,0.4"],
 }
-# For each setting whose value may be an import path, two values that are not import paths.
+# For each setting whose value may be an import path or a user's own name, two other values.
 NAMES = {
     "fit.loss": ("cross_entropy", "focal"),
     "fit.class_weights": ("none", "balanced"),
     "data.pad_mode": ("reflection", "#ffffff"),
     "model.arch": ("resnet18", "resnet34"),
+    "model.head": ("linear", "concat_pool"),
     "model.task": ("softmax", "sigmoid"),
 }
 # Settings that are accepted even if they ask for what happens anyway.

@@ -96,6 +96,10 @@ def test_a_path_is_kept_absolute_so_that_a_run_can_be_taken_up_from_elsewhere():
         ("[fit]\nepochs = 'x'", "fit.epochs = x: should be a valid integer"),
         ("[fit]\nlr = nan", "fit.lr = nan: should be a finite number"),
         ("[model]\narch = 'resnet19'", "should be resnet18, resnet34, resnet50"),
+        (
+            "[model]\nhead = 'lineal'",
+            "head = lineal: should be one of linear, concat_pool, mean_pool; did you mean linear?",
+        ),
         ("[data]\npresize = 30", "data.presize = 30 is below data.size = 32"),
         ("[augment]\nmin_zoom = 2.0", "augment.min_zoom = 2.0 is above augment.max_zoom = 1.1"),
         ("[fit]\nmoms = [0.9, 0.8, 1.0]", "each must be at least 0 and below 1"),

@@ -75,6 +75,10 @@ def test_a_module_by_the_names_of_a_resnets_has_its_groups():
     modules = ["conv1", "layer1_0", "layer2_0", "layer3_0", "layer4_0", "head"]
     groups = layer_groups("fastai", spec_of(nn.Dense(3), modules), modules)
     assert groups.names == ("stem to layer2", "layer3 and layer4", "head")
+    # One whose last layer has another name is a network like any other.
+    modules[-1] = "fc"
+    spec = spec_of(nn.Dense(3), modules)
+    assert layer_groups("fastai", spec, modules).names == ("all",)
 
 
 def test_batch_norms_of_frozen_groups_train_only_where_asked(variables, params):

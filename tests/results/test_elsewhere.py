@@ -25,7 +25,7 @@ from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import Normalization
 from jaxch5.results.about import About
 from jaxch5.results.artifacts import as_safetensors, as_timm, write_artifact
-from jaxch5.results.elsewhere import pixels
+from jaxch5.results.elsewhere import onnx_program, pixels
 from jaxch5.results.predictor import Predictor
 from jaxch5.run.transfer import find_weights
 from jaxch5.task import SOFTMAX, one_vs_rest
@@ -76,6 +76,19 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+
+def test_an_attribute_that_is_no_field_is_not_set_for_onnx():
+    """Such a module computes as it was written, and it did so in training too."""
+
+    class Half(Net):
+        dtype = jnp.float16  # not annotated, so not a field
+
+    predictor = classifier(Half(), size=8)
+    program, shape = onnx_program(predictor)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    expected = predictor.probabilities(pictures.astype(np.float32) / 255)
+    np.testing.assert_allclose(program(pictures), expected, atol=1e-6)
 
 
 def test_what_timm_has_not_is_refused():

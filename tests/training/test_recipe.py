@@ -209,14 +209,18 @@ def test_a_network_without_frozen_stages_cannot_do_without_train_bn():
     class Own(nn.Module):
         @nn.compact
         def __call__(self, x, train):
-            return nn.Dense(2, name="head")(nn.Dense(3)(x.mean((1, 2))))
+            x = nn.BatchNorm(not train)(nn.Dense(3)(x.mean((1, 2))))
+            return nn.Dense(2, name="head")(x)
 
-    params = {"Dense_0": {"kernel": 0}, "head": {"kernel": 0}}
-    variables = {"params": params}
-    with pytest.raises(ConfigError, match="Own has no attribute frozen_stages"):
+    params = {"BatchNorm_0": {"bias": 0}, "Dense_0": {"kernel": 0}, "head": {"kernel": 0}}
+    variables = {"params": params, "batch_stats": {"BatchNorm_0": {"mean": 0, "var": 0}}}
+    with pytest.raises(ConfigError, match="Own has no annotated attribute frozen_stages"):
         frozen_of(Own(), variables, -1, train_bn=False)
     with pytest.raises(ConfigError, match="2: there is no such group; the groups are body, head"):
         frozen_of(Own(), variables, 2)
+    # Without batch norms below the head, `train_bn` changes nothing, and so it needs nothing.
+    without = {"params": params, "batch_stats": {"head": {"mean": 0, "var": 0}}}
+    assert frozen_of(Own(), without, -1, train_bn=False).model == Own()
 
 
 def test_the_summary_counts_what_trains():

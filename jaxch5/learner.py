@@ -21,7 +21,7 @@ from jaxch5.optim.suggest import BOLD, RECOMMENDED, check_sweep, suggest_lr
 from jaxch5.plots.training import plot_lr_find, show_in_notebook
 from jaxch5.results.interpretation import Interpretation, interpretation_of
 from jaxch5.results.predictor import Prediction, Predictor
-from jaxch5.run.transfer import pretrained_of
+from jaxch5.run.transfer import describe, pretrained_of
 from jaxch5.trainer import Trainer
 from jaxch5.training.events import Hook
 from jaxch5.training.freezing import summarize_model
@@ -34,7 +34,7 @@ from jaxch5.training.recipe import KIND_OF_HEAD, Recipe, without_effect
 from jaxch5.training.step import make_drawn_eval_step
 from jaxch5.training.tta import compile_looks, drawn_looks
 from jaxch5.util.address import learners_file
-from jaxch5.util.text import COMPILING, print_line, working
+from jaxch5.util.text import COMPILING, plain_console, print_line, working
 from jaxch5.view import chosen
 
 if TYPE_CHECKING:
@@ -175,8 +175,7 @@ class Learner(Trainer):
         Args:
             start_lr, end_lr: First rate, and the rate that would follow the last one.
             num_it: Number of steps.
-            suggest_funcs: Rules to apply: any of valley, slide, minimum, steep, last_decrease; see
-                `jaxch5.optim.suggest`.
+            suggest_funcs: Rules of `suggest_lr`: valley, slide, minimum, steep, last_decrease.
             show_plot: Whether a notebook draws the sweep.
 
         Raises:
@@ -282,9 +281,8 @@ class Learner(Trainer):
             step = make_drawn_eval_step(self.model, *how, self.mesh)
             self._looks[how] = compile_looks(step, self.state)
         of = self.state, self.data.valid, self._key, n, self.recipe.task
-        looks = drawn_looks(self._looks[how], *of)
         total, labels = self.get_preds()
-        return sum(looks, total) / (n + 1), labels
+        return sum(drawn_looks(self._looks[how], *of), total) / (n + 1), labels
 
 
 def vision_learner(
@@ -309,15 +307,14 @@ def vision_learner(
             nnx module of your own (see `create_model`), for which no "imagenet" weights exist.
         weights: "imagenet"; "none"; "auto", which is "imagenet" if it can be fetched, else "none";
             what `load_weights` takes; or variables such as those from `module.init`.
-        values: Values of the recipe's first fields, in the order of `Recipe`.
+        values, overrides: Values of the recipe's first fields, in order, and of any by name.
         recipe: How the network is made and trained; None stands for `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.
         normalization: Mean and standard deviation of the colours; None uses those that belong to
             the weights or, without weights, to the architecture.
         crop_pct, interpolation: See `jaxch5.view.View`; by default, those used to test the weights.
-        say: Function that takes a line about the weights and their head; None prints the line.
+        say: Function that takes lines about the weights and the recipe; None prints them.
         hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.
-        overrides: Values of any fields of the recipe, such as `wd=0.1`; see `Recipe`.
 
     Raises:
         ConfigError: There is no such architecture or field, or a value or the seed is invalid.
@@ -341,9 +338,12 @@ def vision_learner(
     head = recipe.head or (KIND_OF_HEAD if spec and KIND_OF_HEAD in spec.heads else None)
     how = head, dtype_of(recipe.precision), recipe.remat, recipe.drop_path
     model = create_model(spec or arch, len(data.classes), *how)
-    of = weights, spec or arch, getattr(model, "head", ""), data.classes, normalization, say, view
-    learn = Learner(data, model, recipe, pretrained_of(*of), seed, normalization, hooks, spec, view)
+    say = say or (lambda line: print_line(plain_console(), line))
+    found = pretrained_of(weights, spec or arch, normalization, say, view)
+    learn = Learner(data, model, recipe, found, seed, normalization, hooks, spec, view)
     learn.precision = recipe.precision if spec else precision_of(arch)
+    if found:
+        say(describe(found, learn._fate))
     for line in without_effect(recipe, learn.spec.name, learn.has_batch_norms, spec or arch):
-        (say or print)(line)
+        say(line)
     return learn

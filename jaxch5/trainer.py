@@ -127,7 +127,7 @@ class Trainer(Guarded):
             drawn = {"params": self.state.params, "batch_stats": self.state.batch_stats}
             pretrained = for_size(self.pretrained, self.spec, height_and_width(self.data.size))
             head = self.model.head if self.spec.heads else None
-            taken = transfer(drawn, pretrained, self.data.classes, head)
+            taken, self._fate = transfer(drawn, pretrained, self.data.classes, head)
             self.state = with_variables(self.state, taken)
         self._place()
 

@@ -14,7 +14,7 @@ from jaxch5.errors import WeightsError
 from jaxch5.models.reader import NEEDS_TORCH, reason_of
 from jaxch5.models.registry import architectures
 from jaxch5.models.spec import HubWeights, ModelSpec
-from jaxch5.util.address import PICKLES
+from jaxch5.util.address import LISTED, PICKLES
 
 # Names that a file of weights may have in a repository, or in a folder that is laid out like one.
 # If several of these files exist, the one that comes first here is read.
@@ -102,10 +102,12 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
         endpoint: Address of the hub; None means huggingface-hub's default.
 
     Raises:
-        WeightsError: A file that is not in the cache cannot be fetched, or the hub has the weights
-            only in PyTorch's format and PyTorch is not installed.
+        WeightsError: No repository can have this name, a file that is not in the cache cannot be
+            fetched, or the hub has the weights only in PyTorch's format and PyTorch is not
+            installed.
     """
-    for name in FILES:
+    # Files in the cache come first, since finding them needs no hub. They belong to one commit.
+    for name in sorted(FILES, key=lambda name: not _cached(place, name, place.revision, cache)):
         file, commit = _look(place, name, place.revision, cache, endpoint)
         if file or commit:
             break
@@ -136,6 +138,25 @@ def _file(
     return _download(place, name, revision, cache, endpoint) if commit else file
 
 
+def _cached(place: Place, name: str, revision: str | None, cache: Path | None) -> Path | None:
+    """Returns a file's path in the cache, if it is there and can be read."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:
+        file = hub.try_to_load_from_cache(place.repository, name, cache, revision)
+    except errors.HFValidationError:
+        raise WeightsError(
+            f"{place.repository}: there is no such run, file or folder, and a repository on the "
+            f"hub cannot have this name; {LISTED}"
+        ) from None
+    return Path(file) if isinstance(file, str) and not _lacks_torch(name) else None
+
+
+def _lacks_torch(name: str) -> bool:
+    return Path(name).suffix in PICKLES and importlib.util.find_spec("torch") is None
+
+
 def _look(
     place: Place, name: str, revision: str | None, cache: Path | None, endpoint: str | None
 ) -> tuple[Path | None, str | None]:
@@ -143,9 +164,8 @@ def _look(
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    file = hub.try_to_load_from_cache(place.repository, name, cache, revision)
-    if isinstance(file, str):
-        return Path(file), None
+    if file := _cached(place, name, revision, cache):
+        return file, None
     url = hub.hf_hub_url(place.repository, name, revision=revision, endpoint=endpoint)
     with _explained(place, revision, url):
         try:
@@ -157,7 +177,7 @@ def _look(
         for what, each in {"ETag": said.etag, "commit": said.commit_hash}.items():
             if each is None or not re.fullmatch(r"[A-Za-z0-9_-]+", each):
                 raise OSError(f"it names the {what} {each!r}")
-        if Path(name).suffix in PICKLES and importlib.util.find_spec("torch") is None:
+        if _lacks_torch(name):
             raise WeightsError(f"{place.repository}: the hub has only its {name}; {NEEDS_TORCH}")
         return None, said.commit_hash
 

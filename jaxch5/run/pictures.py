@@ -25,6 +25,7 @@ from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.run.directory import RunDir, home_of, read_skipped
+from jaxch5.util.address import expanded
 from jaxch5.util.text import counted, same_names
 
 
@@ -183,11 +184,11 @@ def recorded_split(path: str | Path) -> Split:
         path: Run directory.
 
     Raises:
-        ConfigError: The run has no record of its pictures.
+        ConfigError: There is no such run, or it has no record of its pictures.
         DataError: A picture of the run is missing from the source; the returned split raises this.
         CheckpointError: The record is damaged.
     """
-    run = RunDir(Path(path).expanduser().absolute())
+    run = RunDir(expanded(Path(path)).absolute())
     pictures = read_pictures(run.pictures_file)
     if pictures is None:
         raise ConfigError(f"{path}: has no {run.pictures_file.name}, which records a run's split")

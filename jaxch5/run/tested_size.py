@@ -11,7 +11,7 @@ from jaxch5.config.toml import deep_update, flat, without
 from jaxch5.config.uses import USES, Use
 from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.framing import Size, size_text
-from jaxch5.util.address import is_on_hub
+from jaxch5.util.address import expanded, is_on_hub
 
 # The value of `data.size` that stands for the size at which the weights were tested.
 WEIGHTS = "weights"
@@ -68,9 +68,9 @@ def _tested_size(weights: str, arch: str) -> tuple[Size | None, str]:
     Only what is stated is read: reading an array would start jax before the process is prepared.
     """
     from jaxch5.models.hub import fetch, place_of
-    from jaxch5.models.pretrained import holds_weights, stated
+    from jaxch5.models.pretrained import stated
     from jaxch5.models.registry import spec_of
-    from jaxch5.run.transfer import last_or_best, size_of_run
+    from jaxch5.run.transfer import last_or_best, size_of_run, stands_for_run
 
     if weights == "none":
         return None, "there are no weights (--model.weights)"
@@ -85,8 +85,8 @@ def _tested_size(weights: str, arch: str) -> tuple[Size | None, str]:
                 raise
             return None, f"no ImageNet weights: {error}"
         return stated(file, spec, one=True, hub=place.known).size, unknown
-    path = Path(weights).expanduser()
-    if not path.is_dir() or holds_weights(path):
+    path = expanded(Path(weights))
+    if not stands_for_run(path):
         return stated(path, spec).size, unknown
     about, *_ = last_or_best(path, spec.name, with_variables=False)
     return size_of_run(about), unknown

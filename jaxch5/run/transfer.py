@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ from jaxtyping import PyTree
 from jaxch5.errors import CheckpointError, ConfigError, WeightsError
 from jaxch5.framing import Size, size_text
 from jaxch5.metrics import Record
+from jaxch5.models.layers import OF_TOKENS
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub, holds_weights
 from jaxch5.models.provenance import SETTINGS, size_of
 from jaxch5.models.reader import refuse_damaged
 from jaxch5.models.registry import spec_of
-from jaxch5.models.spec import ModelSpec, Normalization
+from jaxch5.models.spec import HEAD, ModelSpec, Normalization
 from jaxch5.run.checkpoint import StoredCheckpoints
 from jaxch5.run.conditions import CONDITIONS
-from jaxch5.run.directory import open_run
-from jaxch5.util.address import is_on_hub
+from jaxch5.run.directory import RunDir, open_run
+from jaxch5.util.address import expanded, is_on_hub
 from jaxch5.util.text import counted, plain_console, print_line, same_names
 from jaxch5.view import WHOLE, view_of
 
@@ -79,13 +80,21 @@ def find_weights(
     """
     if isinstance(weights, str) and is_on_hub(weights):
         return from_hub(arch, weights=weights, normalization=normalization)
-    path = Path(weights).expanduser()
-    if not path.is_dir() or holds_weights(path):
+    path = expanded(Path(weights))
+    if not stands_for_run(path):
         return from_file(path, arch, normalization)
     found = from_run(path, arch)
     if normalization is None:
         return found
     return found._replace(normalization=normalization, normalized_by=SETTINGS)
+
+
+def stands_for_run(path: Path) -> bool:
+    """Checks whether a path of weights is read as a run: a folder that is one, or holds no weights.
+
+    A run that was exported into its own folder is still a run: its checkpoints may be newer.
+    """
+    return path.is_dir() and (RunDir(path).config_file.is_file() or not holds_weights(path))
 
 
 def available(arch: str | ModelSpec) -> tuple[str, str]:
@@ -104,19 +113,15 @@ def available(arch: str | ModelSpec) -> tuple[str, str]:
 def pretrained_of(
     weights: str | Path | Mapping[str, PyTree],
     arch: str | ModelSpec | nn.Module,
-    head: str,
-    classes: tuple[str, ...],
     normalization: Normalization | None,
-    say: Callable[[str], None] | None,
+    say: Callable[[str], None],
     view: Mapping[str, Any] = {},
 ) -> Pretrained | None:
     """Finds the weights that `vision_learner` begins from; None stands for random initialization.
 
     Args:
-        weights, arch, head, normalization: As in `vision_learner`.
-        classes: Names of the new network's classes.
-        say: Function that takes a line about the weights, or about why "auto" found none; None
-            prints the line.
+        weights, arch, normalization: As in `vision_learner`.
+        say: Function that takes a line about why "auto" found none.
         view: `crop_pct` and `interpolation` to use; a missing one is taken from the weights.
 
     Raises:
@@ -125,16 +130,10 @@ def pretrained_of(
         WeightsError: The weights cannot be fetched or read, or do not fit.
 
     Example:
-        >>> pretrained_of("none", "resnet18", "linear", ("cat", "dog"), None, print)
+        >>> pretrained_of("none", "resnet18", None, print)
     """
-    say = say or partial(print_line, plain_console())
     if isinstance(weights, Mapping):
-        spec, given = spec_of(arch), "the variables that were given"
-        whose = f"those of {spec.name}" if normalization is None else "those that were given"
-        colours = normalization or spec.normalization
-        pretrained = Pretrained(dict(weights), colours, None, given, whose)
-        say(describe(pretrained, head if spec.heads else "", classes))
-        return pretrained
+        return _of_variables(weights, spec_of(arch), normalization)
     if not isinstance(arch, str | ModelSpec):
         if weights in ("auto", "none"):
             return None
@@ -149,19 +148,32 @@ def pretrained_of(
     if weights == "none":
         return None
     pretrained = find_weights(weights, arch, normalization)
-    pretrained = pretrained._replace(view=view_of(view, pretrained.view))
-    say(describe(pretrained, head if spec_of(arch).heads else "", classes))
-    return pretrained
+    return pretrained._replace(view=view_of(view, pretrained.view))
 
 
-def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
+def _of_variables(
+    variables: Mapping[str, PyTree], spec: ModelSpec, normalization: Normalization | None
+) -> Pretrained:
+    given = "the variables that were given"
+    if "params" not in variables:
+        raise WeightsError(
+            f"{given}: have no collection params, so they may be its content; pass them as "
+            'module.init returns them: {"params": ..., "batch_stats": ...}'
+        )
+    try:
+        refuse_damaged(dict(variables))
+    except WeightsError as error:
+        raise WeightsError(f"{given}: {error}") from None
+    whose = f"those of {spec.name}" if normalization is None else "those that were given"
+    return Pretrained(dict(variables), normalization or spec.normalization, None, given, whose)
+
+
+def describe(pretrained: Pretrained, fate_of_head: str) -> str:
     """Describes weights in one line: origin, normalization, whether the head is kept, and more.
 
     Args:
         pretrained: Weights to describe.
-        head: Kind of head of the new network, such as "linear"; "" stands for the only kind that
-            the architecture offers.
-        classes: Names of the new network's classes.
+        fate_of_head: Whether their head is kept, as `transfer` says it.
     """
     mean, std = (", ".join(f"{value:g}" for value in row) for row in pretrained.normalization)
     parts = [
@@ -180,7 +192,7 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
         forbids = re.search(FORBIDS, pretrained.licence, re.IGNORECASE)
         more = ", which forbids commercial use" if forbids else ""
         parts.append(f"licence {pretrained.licence}{more}")
-    parts.append(_fate_of_head(pretrained, head, classes))
+    parts.append(fate_of_head)
     if pretrained.left_out:
         first, count = pretrained.left_out[0], len(pretrained.left_out)
         others = f" and {counted(count - 1, 'other')}" if count > 1 else ""
@@ -191,33 +203,6 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
             f"{', '.join(pretrained.others)}"
         )
     return "; ".join(parts)
-
-
-def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
-    """Describes whether `transfer` keeps the weights' head, and if not, why."""
-    old = pretrained.variables["params"].get("head")
-    if old is None:
-        return "a new head: the weights have no head of a known kind"
-    kind = pretrained.head or ("concat_pool" if "fc2" in old else "linear")
-    if pretrained.classes is None:
-        return "a new head: the classes of the weights' head are unknown"
-    if not same_names(classes, pretrained.classes):
-        return (
-            f"a new head: their {len(pretrained.classes)} classes differ, or are in another order"
-        )
-    if head and kind != head:
-        return f"a new head: theirs is {kind} (--model.head {kind})"
-    return f"their head is kept: the same {len(classes)} classes"
-
-
-def _fits_head(pretrained: Pretrained, head: str | None) -> bool:
-    """Checks that the weights' head is not known to be of a kind other than `head`.
-
-    A head on the mean of the patches has the same shapes as one on the class token, so a head
-    counts as one on the mean only if the weights say so. Heads of other kinds differ in their
-    shapes, which `transfer` compares.
-    """
-    return head is None or head == pretrained.head or not (pretrained.head or head == "mean_pool")
 
 
 def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
@@ -281,8 +266,8 @@ def transfer(
     pretrained: Pretrained,
     classes: tuple[str, ...],
     head: str | None = None,
-) -> dict[str, PyTree]:
-    """Returns variables with the pretrained body, and the pretrained head if that fits too.
+) -> tuple[dict[str, PyTree], str]:
+    """Takes the pretrained body over into a network, and the pretrained head if that fits too.
 
     Args:
         variables: Freshly initialized variables of the new network.
@@ -291,27 +276,64 @@ def transfer(
         head: Kind of head of the new network; None stands for the only kind that the architecture
             offers.
 
+    Returns:
+        The variables of the network, and in words whether the pretrained head was taken, and why.
+
     Raises:
         WeightsError: A part of the body is missing, or does not have the shapes that are needed.
     """
+    is_kept, fate = _fate_of_head(pretrained, variables, classes, head)
 
     def part(name: str, new: PyTree, old: PyTree | None) -> PyTree:
-        fits = _shapes(new) == _shapes(old)
-        if name == "head":
-            fits = fits and _fits_head(pretrained, head)
-            return old if fits and same_names(classes, pretrained.classes or ()) else new
-        if not fits:
+        if name == HEAD and not is_kept:
+            return new
+        if _shapes(new) != _shapes(old):
             what = "has no" if old is None else "does not have the shapes needed for"
             raise WeightsError(f"{pretrained.origin}: {what} {name}")
         return old
 
-    return {
+    taken = {
         kind: {
             name: part(name, new, pretrained.variables.get(kind, {}).get(name))
             for name, new in parts.items()
         }
         for kind, parts in variables.items()
     }
+    return taken, fate
+
+
+def _fate_of_head(
+    pretrained: Pretrained,
+    variables: Mapping[str, PyTree],
+    classes: tuple[str, ...],
+    head: str | None,
+) -> tuple[bool, str]:
+    """Decides whether a network takes over the head of weights, and describes the decision."""
+    new, old = (_of_head(each, variables) for each in (variables, pretrained.variables))
+    if not new:
+        return True, "all layers are kept, since no part of the network is called head"
+    if not old:
+        return False, "a new head: the weights have no head of a known kind"
+    if pretrained.classes is None:
+        return False, "a new head: the classes of the weights' head are unknown"
+    if not same_names(classes, pretrained.classes):
+        count = len(pretrained.classes)
+        return False, f"a new head: their {count} classes differ, or are in another order"
+    # The shapes decide what is not stated. A head on the class token and one on the mean have the
+    # same shapes, so one that is not stated to be on the mean is on the class token.
+    stated = pretrained.head
+    may_be = head in (None, stated) or not (stated or head == "mean_pool")
+    if may_be and _shapes(new) == _shapes(old):
+        return True, f"their head is kept: the same {len(classes)} classes"
+    kind = stated or ("concat_pool" if "fc2" in old.get("params", {}) else "linear")
+    if head not in (None, kind) and (stated or head in OF_TOKENS):
+        return False, f"a new head: theirs is {kind} (--model.head {kind})"
+    return False, "a new head: theirs has other shapes"
+
+
+def _of_head(tree: Mapping[str, PyTree], kinds: Iterable[str]) -> dict[str, PyTree]:
+    """Returns a network's variables of these kinds that belong to its head."""
+    return {kind: tree[kind][HEAD] for kind in kinds if HEAD in tree.get(kind, {})}
 
 
 def _shapes(tree: PyTree) -> Any:

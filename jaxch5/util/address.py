@@ -104,12 +104,15 @@ def run_or_learner(path: str | Path) -> Path:
 def is_on_hub(weights: str) -> bool:
     """Checks whether `weights` is "imagenet", a tag or a repository on the hub, and not a path.
 
+    Raises:
+        ConfigError: As for `expanded`.
+
     Example:
         >>> is_on_hub("a1_in1k"), is_on_hub("timm/resnet50.a1_in1k@v2"), is_on_hub("a/resnet18.pth")
         (True, True, False)
     """
     if weights in ("imagenet", *NO_WEIGHTS):
         return weights == "imagenet"
-    path = Path(weights).expanduser()
+    path = expanded(Path(weights))
     is_file = path.suffix in (SAFETENSORS, *PICKLES)
     return bool(ON_HUB.fullmatch(weights)) and not is_file and not path.exists()

@@ -6,26 +6,30 @@ import re
 import sys
 from dataclasses import replace
 from fnmatch import fnmatch
+from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from safetensors.numpy import load_file, save
 
 from jaxch5.config.settings import ModelConfig
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import digits
 from jaxch5.data.split import random_split
-from jaxch5.errors import WeightsError
+from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.learner import vision_learner
+from jaxch5.models.hub import fetch, place_of
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub
 from jaxch5.models.registry import OURS, architectures, spec_of
 from jaxch5.models.spec import IMAGENET, Normalization
 from jaxch5.models.weights import export_state_dict
 from jaxch5.results.elsewhere import timm_config
 from jaxch5.results.predictor import load_learner
-from jaxch5.run.transfer import describe, find_weights
+from jaxch5.run.transfer import describe, find_weights, transfer
 from jaxch5.util.address import is_on_hub
 from jaxch5.view import WHOLE, View
 from tests.models.shared import assert_equal, refusal
@@ -173,7 +177,7 @@ def test_a_tag_and_a_repository_bring_what_timm_says(weights, serve, swsl, varia
         assert_equal(found.variables, variables[1000])
         assert (found.normalization, found.normalized_by) == (IMAGENET, CONFIG)
         assert (found.view, found.licence) == (View(0.875), "cc-by-nc-4.0")
-        line = describe(found, "linear", ("cat", "dog"))
+        line = describe(found, "a new head")
         assert line.startswith(f"weights: {weights if '/' in weights else TAG}; mean 0.485")
         assert "tested at 224 pixels" in line
         assert "licence cc-by-nc-4.0, which forbids commercial use" in line
@@ -198,6 +202,30 @@ def test_pytorchs_file_is_read_where_there_is_no_other(serve, of_torch, variable
     found = from_hub("resnet18", tmp_path, hub.endpoint, TAG)
     assert_equal(found.variables, variables[1000])
     assert found.licence == "cc-by-nc-4.0"
+
+
+def test_pytorchs_file_is_fetched_once_and_then_needs_no_hub(serve, tmp_path, monkeypatch):
+    # Fetching only looks whether PyTorch is there.
+    there = ModuleType("torch")
+    there.__spec__ = ModuleSpec("torch", None)
+    monkeypatch.setitem(sys.modules, "torch", there)
+    hub = serve({"me/mine": {BIN: b"whatever", CONFIG: SWSL.read_bytes()}})
+    place = place_of("me/mine", spec_of("resnet18"))
+    file, asked = fetch(place, tmp_path, hub.endpoint), hub.asked.total()
+    assert fetch(place, tmp_path, hub.endpoint) == file
+    assert (file.name, hub.asked.total()) == (BIN, asked)
+
+
+def test_pytorchs_file_in_the_cache_is_not_in_the_way_without_pytorch(
+    serve, swsl, variables, tmp_path, monkeypatch
+):
+    """Another program may have fetched it from a repository that also has a file that is read."""
+    hub = serve({"me/mine": swsl | {BIN: b"whatever"}})
+    for name in (BIN, CONFIG):
+        hf_hub_download("me/mine", name, cache_dir=tmp_path, endpoint=hub.endpoint)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = from_hub("resnet18", tmp_path, hub.endpoint, "me/mine")
+    assert_equal(found.variables, variables[1000])
 
 
 def test_without_pytorch_its_file_is_not_even_fetched(serve, tmp_path, monkeypatch):
@@ -247,7 +275,7 @@ def test_of_all_licences_of_known_weights_those_that_forbid_commercial_use_are_t
         licence
         for licence in licences
         if "forbids commercial use"
-        in describe(Pretrained(variables[3], IMAGENET, None, "x", licence=licence), "linear", ())
+        in describe(Pretrained(variables[3], IMAGENET, None, "x", licence=licence), "a new head")
     }
     assert found == {"cc-by-nc-4.0", "fair-noncommercial-research-license"}
     assert licences - found == {"apache-2.0", "bsd-3-clause", "dinov3-license"}
@@ -274,6 +302,11 @@ def test_the_guide_tells_of_every_tag_its_label_smoothing_and_whether_it_may_be_
             "me/no",
             "me/no: there is no such file or folder here, and no such public repository",
         ),
+        (
+            "runs/2026-11-26-cats--dogs",
+            r"cats--dogs: there is no such run, file or folder, and a repository .* jaxch5 runs$",
+        ),
+        ("runs/2026-11-26-", "2026-11-26-: there is no such run, file or folder, and a repository"),
         (
             "timm/resnet18.a1_in2k",
             "no such public repository on the hub; the tags of resnet18 are tv_in1k, a1_in1k, "
@@ -360,7 +393,8 @@ def test_a_folder_is_like_a_repository(folder, random_variables):
     assert_equal(found.variables, random_variables("resnet18d", 3))
     assert found.classes == ("cat", "dog", "fish")
     assert (found.view, found.licence) == (View(0.95, "bicubic"), "apache-2.0")
-    line = describe(found, "linear", ("cat", "dog", "fish"))
+    _, fate = transfer(found.variables, found, ("cat", "dog", "fish"), "linear")
+    line = describe(found, fate)
     assert "evaluation sees 0.95 of the short side, with a bicubic filter" in line
     assert "their head is kept" in line
     grey = Normalization((0.5,) * 3, (0.5,) * 3)
@@ -431,6 +465,11 @@ def test_names_and_paths_are_told_apart(tmp_path, monkeypatch):
         "~/a",
     ]
     assert not any(map(is_on_hub, paths))
+    for refused in (is_on_hub, partial(find_weights, arch="resnet18")):
+        with pytest.raises(ConfigError, match=r"^~nobody-here/w\.pth: .* mean ~/nobody-here"):
+            refused("~nobody-here/w.pth")
+    with pytest.raises(ConfigError, match="there is no such home folder"):
+        ModelConfig(weights="~nobody-here/w.pth")
     named = ModelConfig(weights="a1_in1k"), ModelConfig(weights="runs/one")
     assert [config.weights for config in named] == ["a1_in1k", str(tmp_path / "runs" / "one")]
 

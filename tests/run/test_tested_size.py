@@ -69,6 +69,9 @@ def test_a_folder_and_a_run_state_their_sizes_too(tmp_path):
         about = {"arch": "resnet18", "conditions": {"size": "96"}}
         checkpoints.save(state, [], False, about)
     assert parsed(run.path, "--data.size", "weights").data.size == 96
+    # An export within the run's folder does not make it a folder of weights.
+    save_file({"a": np.zeros(1, np.float32)}, run.path / "model.safetensors")
+    assert parsed(run.path, "--data.size", "weights").data.size == 96
 
 
 def test_a_file_of_settings_may_have_it_and_the_command_line_takes_precedence(weights, tmp_path):

@@ -87,7 +87,8 @@ def origins(variables):
 def test_the_body_is_taken_and_the_head_only_with_its_classes(new, old, head_from):
     """The head is taken if its kind, classes and their order are the same; otherwise it is new."""
     variables = variables_of(0, **new)
-    taken = transfer(variables, pretrained(**old), new.get("classes", PETS))
+    taken, fate = transfer(variables, pretrained(**old), new.get("classes", PETS))
+    assert ("their head is kept" in fate) == head_from
     assert jax.tree.structure(taken) == jax.tree.structure(variables)
     for (_, name), values in origins(taken).items():
         assert values == {head_from if name == "head" else 1}
@@ -98,18 +99,31 @@ def test_the_body_is_taken_and_the_head_only_with_its_classes(new, old, head_fro
 def test_a_head_on_the_class_token_does_not_become_one_on_the_mean(stated, head):
     """The two have the same shapes, and only what is stated tells them apart."""
     source = pretrained(head="linear")._replace(head=stated)
-    taken = transfer(variables_of(0, head="linear"), source, PETS, head)
+    taken, fate = transfer(variables_of(0, head="linear"), source, PETS, head)
     is_same = head == (stated or "linear")
     assert origins(taken)["params", "head"] == {1 if is_same else 0}
-    assert ("their head is kept" in describe(source, head, PETS)) == is_same
+    assert ("their head is kept" in fate) == is_same
 
 
 @pytest.mark.parametrize("stated", ["", "mlp"])
 def test_a_head_of_ones_own_is_kept(stated):
     """If its kind is not stated, its shapes decide."""
     source = pretrained(head="linear")._replace(head=stated)
-    taken = transfer(variables_of(0, head="linear"), source, PETS, "mlp")
+    taken, fate = transfer(variables_of(0, head="linear"), source, PETS, "mlp")
     assert origins(taken)["params", "head"] == {1}
+    assert fate == "their head is kept: the same 3 classes"
+    _, fate = transfer(variables_of(0), source, PETS, "mlp")
+    assert fate == "a new head: theirs has other shapes"
+
+
+def test_without_a_part_called_head_all_layers_are_kept():
+    """The last layer is then one of the layers whose shapes have to fit."""
+    parts = {"Dense_0": {"kernel": np.ones((3, 2))}, "Dense_1": {"kernel": np.ones((2, 2))}}
+    source = Pretrained({"params": parts}, IMAGENET, None, "there")
+    zeros = jax.tree.map(np.zeros_like, {"params": parts, "batch_stats": {}})
+    taken, fate = transfer(zeros, source, PETS[:2])
+    assert taken["params"] == parts
+    assert fate == "all layers are kept, since no part of the network is called head"
 
 
 def test_the_head_of_a_run_is_the_one_that_it_trained(tmp_path):
@@ -196,7 +210,8 @@ def test_what_evaluation_saw_travels_with_a_run(tmp_path):
     path = run_with(tmp_path, [(4, 0.5)], **said)
     assert find_weights(path, "resnet18").view == View(0.9, "bicubic")
     lines = []
-    found = pretrained_of(path, "resnet18", "linear", PETS, None, lines.append, {"crop_pct": 0.8})
+    found = pretrained_of(path, "resnet18", None, lines.append, {"crop_pct": 0.8})
+    lines.append(describe(found, "their head is kept"))
     assert found.view == View(0.8, "bicubic")
     assert "evaluation sees 0.8 of the short side, with a bicubic filter" in lines[0]
     assert "tested at 64x96 pixels; licence cc-by-nc-4.0, which forbids commercial" in lines[0]
@@ -204,7 +219,7 @@ def test_what_evaluation_saw_travels_with_a_run(tmp_path):
 
 @pytest.mark.parametrize("licence", FORBIDDING + ALLOWING)
 def test_of_licences_those_whose_names_forbid_commercial_use_are_told(licence):
-    line = describe(pretrained()._replace(licence=licence), "linear", PETS)
+    line = describe(pretrained()._replace(licence=licence), "their head is kept")
     assert (f"licence {licence}, which forbids commercial" in line) == (licence in FORBIDDING)
 
 
@@ -280,6 +295,27 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     shutil.rmtree(path / "checkpoints" / "4" / "variables")
     with pytest.raises(WeightsError, match=f"^{path}/checkpoints/4: is damaged: "):
         from_run(path, "resnet18")
+
+
+def test_a_run_that_holds_an_export_is_still_a_run(tmp_path):
+    """Its checkpoints may be newer than the export, and its pictures stay known."""
+    path = run_with(tmp_path, [(4, 0.5)])
+    (path / "model.safetensors").write_bytes(b"an export")
+    found = find_weights(path, "resnet18")
+    assert (step_of(found), found.origin) == (4, str(path))
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        (variables_of(1)["params"], "have no collection params, .*; pass them as module.init ret"),
+        ({}, "have no collection params"),
+        ({"params": {"a": np.array([1, np.nan])}}, r"params\.a holds NaN or infinite numbers"),
+    ],
+)
+def test_variables_that_cannot_be_weights_are_refused(variables, line):
+    with pytest.raises(WeightsError, match=f"^the variables that were given: {line}"):
+        pretrained_of(variables, "resnet18", None, print)
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):

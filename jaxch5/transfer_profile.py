@@ -16,6 +16,7 @@ from jaxch5.cli import Options, PicturesOptions, drawable, run, save_figure
 from jaxch5.config.settings import MAY_MOVE, Config
 from jaxch5.config.toml import differing
 from jaxch5.errors import CheckpointError, ConfigError, Jaxch5Error
+from jaxch5.run.directory import PROFILE_RESULTS as RESULTS
 from jaxch5.util.files import to_json, write_file
 from jaxch5.util.seeds import check_seed
 from jaxch5.util.text import print_line
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from jaxch5.metrics import Record
 
 SCRATCH = "scratch"  # a kind of training; a number stands for training with that many frozen stages
-RESULTS = "profile.jsonl"
 
 
 class ProfileOptions(PicturesOptions):
@@ -90,6 +90,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     if not begun:
         config = config.model_copy(update={"data": {"presize": data.presize}})
         directory = create_run(config, workdir)
+        (directory.path / RESULTS).touch()
     config = with_epochs(config, len(data.train.items))
     with locked(directory):
         try:
@@ -100,7 +101,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
                 config, data, stages, options.repeats, directory.path / RESULTS, console
             )
         except Jaxch5Error:
-            if not begun and not (directory.path / RESULTS).exists():
+            if not begun and not (directory.path / RESULTS).stat().st_size:
                 discard_run(directory)
             raise
     scratch = by_kind.pop(SCRATCH)

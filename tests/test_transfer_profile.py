@@ -12,9 +12,10 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.pictures import read_pictures
 from jaxch5.data.sources.folder import from_folder
 from jaxch5.data.split import random_split
-from jaxch5.errors import ConfigError
+from jaxch5.errors import ConfigError, DataError
 from jaxch5.learner import vision_learner
 from jaxch5.run.directory import RunDir, create_run, locked
+from jaxch5.run.history import find_runs
 from jaxch5.run.pictures import record_pictures
 from jaxch5.transfer_profile import (
     RESULTS,
@@ -153,6 +154,20 @@ def test_scores_are_those_that_fit_best_names(pictures, tmp_path, capsys):
     assert "profile.jsonl: earlier results lack top_5\n" in captured.err
     assert json.loads(captured.out)["frozen"] == [[0.25]] * 6
     assert json.loads(captured.out)["scratch"] == [0.25]
+
+
+def test_a_profile_is_no_run_from_the_beginning(pictures, tmp_path, capsys, monkeypatch):
+    """`jaxch5 runs` does not list it; an earlier version listed it as one that was cut off."""
+    found = []
+
+    def stop(*given):
+        found.append(find_runs([tmp_path]))
+        raise DataError("stopped")
+
+    monkeypatch.setattr("jaxch5.transfer_profile.measure", stop)
+    weights = ["--model.weights", tmp_path / "weights.safetensors"]
+    assert started(pictures, *weights, "--workdir", tmp_path / "profile") == 1
+    assert [(one.runs, one.others) for one in found] == [([], [tmp_path / "profile"])]
 
 
 @pytest.mark.parametrize("missing", ["--data.path", "--model.weights"])

@@ -35,6 +35,9 @@ from jaxch5.metrics import Record
 from jaxch5.util.address import LISTED, expanded, is_address
 from jaxch5.util.files import to_json, unused, write_file
 
+# File of `jaxch5 transfer_profile`, whose folder has no network but otherwise looks like a run.
+PROFILE_RESULTS = "profile.jsonl"
+
 
 class RunDir(NamedTuple):
     """Holds the paths of a run."""
@@ -143,12 +146,14 @@ def name_of_set(settings: DataConfig) -> str:
 
 
 def is_run(folder: RunDir) -> bool:
-    """Checks whether a folder is a run; `jaxch5 suspects` writes a `config.toml` too.
+    """Checks whether a folder is a run, and not one that `suspects` or `transfer_profile` wrote.
 
     A run may have lost its checkpoints, which need much space.
     """
     written = folder.checkpoints, folder.environment_file, folder.metrics_file
-    return folder.config_file.is_file() and any(path.exists() for path in written)
+    if not folder.config_file.is_file() or (folder.path / PROFILE_RESULTS).exists():
+        return False
+    return any(path.exists() for path in written)
 
 
 def home_of(settings: DataConfig) -> Path | None:

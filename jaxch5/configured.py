@@ -31,7 +31,7 @@ from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.run.pictures import going_on
 from jaxch5.task import SMALLEST, SOFTMAX, Task, task_of
 from jaxch5.training.freezing import describe_rates
-from jaxch5.training.hosts import agree, first_then_others
+from jaxch5.training.hosts import agree, first_then_others, on_this_host
 from jaxch5.training.recipe import KIND_OF_HEAD, Recipe
 from jaxch5.util.files import making, to_json
 from jaxch5.util.imports import is_import_path, load_function
@@ -69,9 +69,10 @@ def data_of(
         cannot = "could not be read when the run began and" if run else "cannot be read and"
         what = counted(len(skipped), f"picture {cannot} is", f"pictures {cannot} are")
         say(f"{what} left out (see skipped.jsonl)")
-    data = load_data(config, source, split)
-    # Each process chooses where to keep pictures, but compiled programs depend on that choice.
-    agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
+    data = load_data(config, source, split, on_this_host())
+    # Each process chooses where to keep pictures, and compiled programs depend on some choices.
+    cache = data.cache if data.cache == "device" else "off or memory"
+    agree({"data.cache": cache, "pictures": len(source), "classes": list(data.classes)})
     agree({"pictures and their parts": data.pictures.digest})
     # A resumed run has to keep its settings, so no line advises the user to change them.
     for line in data.outline(advise=run is None):

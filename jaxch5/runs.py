@@ -57,7 +57,8 @@ def runs(options: RunsOptions) -> dict[str, Any]:
     found = find_runs(paths)
     compared = len(found.runs) > 1 and (len(paths) > 1 or options.out is not None)
     differ = differences(found.runs) if compared else {}
-    intervals, same = margins(found.runs) if compared else ([None] * len(found.runs), True)
+    none: Any = [None] * len(found.runs), True, []
+    intervals, same, notes = margins(found.runs) if compared else none
     rows = [
         {
             "run": one.name,
@@ -81,7 +82,6 @@ def runs(options: RunsOptions) -> dict[str, Any]:
         _print_table(console, [{"": "setting"} | _numbered(row["run"] for row in rows), *table])
         if not differ:
             print_line(console, "no setting differs")
-    notes = []
     if any(intervals):
         notes.append("in brackets: Wilson's 95 % interval of the accuracy")
     if not same:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from jaxch5.config.settings import MAY_CHANGE, MAY_MOVE, Config
 from jaxch5.config.toml import differing, flat
 from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
 from jaxch5.run.directory import (
+    PROFILE_RESULTS,
     RunDir,
     add_environment,
     create_run,
@@ -65,7 +66,13 @@ class TrainOptions(PicturesOptions):
         for other in ("config", "workdir"):
             if other in given:
                 raise ConfigError(f"--{other}: cannot be combined with --resume; leave one out")
-        return open_run(Path(given["resume"]))[0].config_file
+        run, _ = open_run(Path(given["resume"]))
+        if (run.path / PROFILE_RESULTS).exists():
+            raise ConfigError(
+                f"{run.path}: is not a run: it has the results of jaxch5 transfer_profile, which "
+                "continues them with --workdir"
+            )
+        return run.config_file
 
 
 def train(options: TrainOptions) -> dict[str, Any]:
@@ -89,19 +96,36 @@ def train(options: TrainOptions) -> dict[str, Any]:
 
 
 def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
-    from jaxch5.config.building import as_decided, with_epochs
-    from jaxch5.configured import data_of
     from jaxch5.training import hosts
 
     console = options.console(quiet=not first)
-    if options.together:
-        options.print_overruled(console)
-    config = options.settings()
-    hosts.agree({name: str(value) for name, value in flat(config).items()})
-    if options.resume:
-        existing, recorded = open_run(options.resume)
-        with locked(existing) if first else nullcontext():
-            return _resume(config, recorded, existing, console)
+    # The first process holds the lock of the run, until the run ends.
+    with ExitStack() as lock:
+        with hosts.failing_together():
+            if options.together:
+                options.print_overruled(console)
+            config = options.settings()
+            hosts.agree({name: str(value) for name, value in flat(config).items()})
+            if options.resume:
+                learn, config, run = _resumed(options.resume, config, console, lock)
+            else:
+                learn, config, run = _begun(options, config, console, lock)
+        try:
+            return _fit(learn, config, run)
+        except Jaxch5Error:
+            nothing = not run.metrics_file.exists() and not any(run.checkpoints.iterdir())
+            if first and nothing and not options.resume:
+                discard_run(run)
+            raise
+
+
+def _begun(
+    options: TrainOptions, config: Config, console: Console, lock: ExitStack
+) -> tuple[Learner, Config, RunDir]:
+    """Makes the learner of a new run, and the run's directory."""
+    from jaxch5.config.building import as_decided, with_epochs
+    from jaxch5.configured import data_of
+    from jaxch5.training import hosts
 
     data, skipped = data_of(config, None, partial(print_line, console))
     config = hosts.first_then_others(
@@ -123,31 +147,36 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
     if learn.pretrained:
         # The view is stored, so that it stays the same even if the weights' metadata changes later.
         config = config.model_copy(update={"data": vars(learn.view)})
-    if not first:
-        return _fit(learn, config, RunDir(Path(hosts.gather("")[0])))
-    directory = create_run(config, options.workdir)
-    hosts.gather(str(directory.path))
-    with locked(directory):
-        write_skipped(directory, skipped)
-        try:
-            return _fit(learn, config, directory)
-        except Jaxch5Error:
-            if not directory.metrics_file.exists() and not any(directory.checkpoints.iterdir()):
-                discard_run(directory)
-            raise
+    # The directory is created only if no process has failed by now.
+    hosts.gather("")
+    path = ""
+    if hosts.is_first():
+        run = create_run(config, options.workdir)
+        lock.enter_context(locked(run))
+        write_skipped(run, skipped)
+        path = str(run.path)
+    return learn, config, RunDir(Path(hosts.gather(path)[0]))
 
 
-def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> dict[str, Any]:
+def _resumed(
+    path: Path, config: Config, console: Console, lock: ExitStack
+) -> tuple[Learner, Config, RunDir]:
+    """Makes the learner of an existing run, with the state of the run's last checkpoint."""
     from jaxch5.configured import data_of, from_scratch
     from jaxch5.run.history import total_epochs
     from jaxch5.training.hosts import is_first
+    from jaxch5.training.mesh import make_mesh
 
+    run, recorded = open_run(path)
+    if is_first():
+        lock.enter_context(locked(run))
     may_change = MAY_CHANGE + MAY_MOVE * run.pictures_file.exists()
     if changed := [key for key in differing(config, recorded) if key not in may_change]:
         raise ConfigError(
             f"{changed[0]}: a resumed run keeps the value in {run.config_file}; start a new run to "
             "change it"
         )
+    make_mesh(config.data.batch_size, config.fit.devices, resumed=True)
     instead = f"begin another run with --model.weights {run.path}"
     data, _ = data_of(config, run, partial(print_line, console), instead)
     # The weights that the run began with may be gone by now; a checkpoint replaces them anyway.
@@ -160,7 +189,7 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
         learn = _learner(data, config, console)
     if is_first():
         write_config(run, config)
-    return _fit(learn, config, run)
+    return learn, config, run
 
 
 def _learner(data: Data, config: Config, console: Console) -> Learner:
@@ -169,10 +198,11 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
     from jaxch5.training.hosts import agree, first_then_others
 
     model = config.model
+    # Each process has found out by itself what "auto" means.
+    agree({"model.weights": model.weights})
     if is_on_hub(model.weights):
         # The first process downloads the weights; the others read them from the hub's cache.
         first_then_others(lambda: find_weights(model.weights, model.arch))
-    agree({"model.weights": model.weights})
     learn = learner_of(data, config, partial(print_line, console))
     learn.console = console
     return learn
@@ -195,7 +225,7 @@ def _check_names(learn: Learner) -> None:
 def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
     from jaxch5.configured import train_as_configured
     from jaxch5.run.environment import environment
-    from jaxch5.training.hosts import is_first
+    from jaxch5.training.hosts import gather, is_first
 
     if is_first():
         add_environment(run, environment())
@@ -207,6 +237,8 @@ def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
             again = shlex.join(("jaxch5", "train", "--resume", str(from_here(run.path))))
             print(printable(f"resume  {again}"), file=sys.stderr)
         raise
+    # The first process has written the report by now, for which JAX would not wait at the exit.
+    gather("")
     record = learn.record
     best = learn.recipe.task.best
     kept = f" (of epoch {record['epoch'] + 1}, the best)" if config.fit.keep_best else ""

@@ -24,7 +24,7 @@ from jaxch5.results.predictor import Predictor
 from jaxch5.run.attempts import Attempts
 from jaxch5.run.checkpoint import Saved, StoredCheckpoints
 from jaxch5.run.conditions import about_run, check_conditions
-from jaxch5.run.directory import RunDir, write_metrics
+from jaxch5.run.directory import RunDir
 from jaxch5.run.follow import follow
 from jaxch5.run.hooks.checkpoints import Keeper, Saving
 from jaxch5.run.hooks.chosen import hooks_of
@@ -35,7 +35,7 @@ from jaxch5.run.transfer import transfer
 from jaxch5.training.events import Begin, End, Epoch, Event, Hook, Ready
 from jaxch5.training.freezing import Frozen, layer_groups, shapes_of
 from jaxch5.training.guard import Guarded, alone, are_comparable, check_outputs
-from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
+from jaxch5.training.hosts import agree, agreed_check, of_first
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.loop import fit, predict
 from jaxch5.training.lr_finder import Sweep
@@ -168,8 +168,9 @@ class Trainer(Guarded):
         """The record of the epoch that the weights are from: the last or, if kept, the best."""
         return self._kept or self.records[-1]
 
-    def _adopt(self, data: Data) -> None:
-        """Prepares for other data: class weights, and which epochs can be compared."""
+    def _adopt(self, data: Data) -> Data:
+        """Prepares for other data: devices, class weights, and which epochs can be compared."""
+        make_mesh(data.train.batch_size, self.recipe.devices)
         before, of = self.recipe, (data.train.labels, data.classes)
         recipe = before.reweighted(self._given.class_weights, *of)
         if recipe is not before:
@@ -177,6 +178,7 @@ class Trainer(Guarded):
             self._frozen = self._frozen_to(self._frozen.frozen_to)
             print_line(self.console, "the class weights are now those of the new data")
         self._past.changes += recipe is not before or not are_comparable(self.data, data)
+        return share(data, self.mesh)
 
     def _frozen_to(self, group: int) -> Frozen:
         return Frozen(self.model, self._shapes, self.spec, self.groups, group, self.recipe)
@@ -225,20 +227,20 @@ class Trainer(Guarded):
     def _fit(self, plans: Sequence[Plan]) -> None:
         """Follows the plans, whose steps count from 0, or what a restored run has left of them."""
         steps_per_epoch = len(self.data.train)
-        self._past.enter(self.run)
         for plan in plans:
             check_rates(plan, steps_per_epoch)
         plans = in_sizes(plans, self.recipe.sizes, steps_per_epoch)
-        restored, self._restored = self._restored, False
-        if not restored:
-            # Epochs begin at multiples of their length, even after an interrupted epoch.
-            start = self._past.first_step(int(self.state.step), steps_per_epoch)
-            self.state = self.state.replace(step=placement_of(self.state).put(np.int32(start)))
-            plans = [plan._replace(start=start + plan.start) for plan in plans]
-        attempt = Attempts(partial(print_line, self.console))
-        hooks, keeper = hooks_of(self, restored, self._kept, attempt)
-        self._kept = None
-        with Interrupts() as interrupts:
+        of = int(self.state.step), self.records if self._restored else None
+        with self._past.writing(self.run, *of), Interrupts() as interrupts:
+            restored, self._restored = self._restored, False
+            if not restored:
+                # Epochs begin at multiples of their length, even after an interrupted epoch.
+                start = self._past.first_step(int(self.state.step), steps_per_epoch)
+                self.state = self.state.replace(step=placement_of(self.state).put(np.int32(start)))
+                plans = [plan._replace(start=start + plan.start) for plan in plans]
+            attempt = Attempts(partial(print_line, self.console))
+            hooks, keeper = hooks_of(self, restored, self._kept, attempt)
+            self._kept = None
             check = agreed_check(interrupts)
             events = self._events(plans, restored, interrupts, check, keeper)
             follow(events, hooks, check, lambda: self.state)
@@ -299,7 +301,7 @@ class Trainer(Guarded):
     def restore(self, run: RunDir) -> bool:
         """Restores the state and records of a run's last checkpoint; returns False if it has none.
 
-        A damaged checkpoint is skipped with a warning. The next training call continues the run.
+        A damaged one is skipped with a warning, and removed when the next call continues the run.
 
         Args:
             run: Run from `jaxch5.run.directory.open_run`.
@@ -310,20 +312,17 @@ class Trainer(Guarded):
             TrainingError: Training is in progress.
         """
         saves = StoredCheckpoints(run.checkpoints)
+        steps = saves.steps()
         found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
         agree({f"a checkpoint in {run.path}": found is not None})
         if found is None:
             return False
         check_pictures(run, self.data)
-        self.state, records = found
+        self.state, self.recorder.records[:] = found
         self._place()
         agree({"step of the last checkpoint": int(self.state.step)})
-        if is_first():
-            saves.remove_after(int(self.state.step))
-            write_metrics(run, records)
-        self.recorder.records[:] = records
         self._kept, self._restored = None, True
-        self._past.restore(run, saves.about(int(self.state.step)), self.data)
+        self._past.restore(run, saves.about(int(self.state.step)), self.data, steps)
         return True
 
     def _saved(self, saves: StoredCheckpoints, step: int) -> Saved:

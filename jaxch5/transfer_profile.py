@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -150,7 +151,11 @@ def measure(
         raise ConfigError(f"{file}: has results without {best.metric}; name another --workdir")
     if lacking := [name for name in shown if not all(name in point for point in points)]:
         print_line(console, f"{file}: earlier results lack {', '.join(lacking)}")
-    results = {(point["frozen"], point["seed"]): point[best.metric] for point in points}
+    results = {
+        # JSON has no numbers that are not finite: such a score is null in the file.
+        (point["frozen"], point["seed"]): math.nan if (of := point[best.metric]) is None else of
+        for point in points
+    }
     kinds: list[int | str] = [*range(len(stages)), SCRATCH]
     missing = [
         (kind, seed)

@@ -1,22 +1,27 @@
 """Settings reach the learner, and each of them changes what is trained or how."""
 
 import io
+import platform
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from jaxch5 import configured
 from jaxch5.config.building import load_source
 from jaxch5.config.settings import Config, FitConfig
 from jaxch5.configured import data_of, loss_of, schedule_of, train_as_configured
+from jaxch5.data import block
 from jaxch5.data.block import DataBlock
+from jaxch5.data.image import canvas_shape
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.losses import cross_entropy, focal_loss
 from jaxch5.run.directory import create_run
 from jaxch5.run.history import total_epochs
 from jaxch5.run.pictures import record_pictures
+from jaxch5.training import hosts
 
 
 def settings(**fit):
@@ -113,6 +118,32 @@ def test_pretrained_weights_are_fine_tuned_unless_another_schedule_is_named(
 def test_smoothing_goes_with_cross_entropy_only():
     with pytest.raises(ValueError, match=r"fit\.label_smoothing = 0\.1: only works with fit\.loss"):
         FitConfig(loss="focal", label_smoothing=0.1)
+
+
+def test_the_processes_of_a_host_share_its_memory(monkeypatch):
+    """Together they keep no more pictures than one process would; another host has its own."""
+    need = 1797 * int(np.prod(canvas_shape(Config().data.presize)))
+    monkeypatch.setattr(block, "free_memory", lambda: 5 * need)
+    for processes, cache in ((1, "memory"), (2, "off")):
+        # The first process is on another host.
+        names = ["elsewhere"] + [platform.node()] * processes
+        monkeypatch.setattr(hosts, "gather", lambda text, names=names: names)
+        monkeypatch.setattr(configured, "agree", lambda values: None)
+        data, _ = data_of(Config(), None, lambda line: None)
+        assert data.cache == cache
+
+
+def test_processes_may_keep_pictures_in_memory_or_not(monkeypatch):
+    """Only a cache on the device changes the programs that all have to compile alike."""
+    compared = []
+    monkeypatch.setattr(configured, "agree", compared.append)
+
+    def of(cache):
+        compared.clear()
+        data_of(Config.model_validate({"data": {"cache": cache}}), None, lambda line: None)
+        return [*compared]
+
+    assert of("off") == of("memory") != of("device")
 
 
 def test_the_phases_count_together():

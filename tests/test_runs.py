@@ -90,6 +90,19 @@ def test_runs_whose_pictures_may_differ_are_compared_with_care(folder, capsys):
     assert json.loads(capsys.readouterr().out)["same_validation"] is None
 
 
+def test_a_damaged_record_of_pictures_is_named(folder, tmp_path, capsys):
+    """The run is listed without an interval of its accuracy, and the page is written."""
+    file = folder / "two" / "pictures.jsonl.gz"
+    file.write_bytes(b"no pictures")
+    assert started("--json", folder, "--out", tmp_path / "runs.html") == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert [one["interval"] is None for one in document["runs"]] == [False, True]
+    assert document["same_validation"] is None
+    assert f"{file}: is damaged" in captured.err
+    assert f"{file}: is damaged" in (tmp_path / "runs.html").read_text()
+
+
 def test_a_page_has_all_of_it_as_text(folder, tmp_path, capsys):
     out = tmp_path / "runs.html"
     assert started(folder, "--out", out) == 0

@@ -30,13 +30,18 @@ def free_port():
 class Together:
     """Processes that train together; their output goes to files."""
 
-    def __init__(self, count, folder, *arguments, own=()):
-        """Starts the processes; `own` has additional arguments for each process."""
+    def __init__(self, count, folder, *arguments, own=(), **changes):
+        """Starts the processes.
+
+        `own` has additional arguments for each process, and `changes` are explained in
+        `tiny_train.py`.
+        """
         folder.mkdir()
         port, self.folder = free_port(), folder
         environment = os.environ | {
             "PYTHONPATH": str(CHILD.parents[1]),
             "JAX_NUM_CPU_DEVICES": "2" if count == 2 else "1",
+            **{f"TINY_{name.upper()}": str(value) for name, value in changes.items()},
         }
         self.processes = [
             subprocess.Popen(
@@ -171,6 +176,40 @@ def test_processes_that_are_told_different_things_say_which(settings, tmp_path):
         line = "seed: 1 in process 0 but 2 in process 1; start all processes in the same way"
         assert line in two.said(number)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_the_first_alone_finds_wrong_ends_all(settings, tmp_path):
+    """Only the first process creates the run's directory, but all say what is wrong with it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").touch()
+    two = Together(2, tmp_path / "2", *settings, "--workdir", tmp_path / "run")
+    assert two.statuses() == [2, 2], two.said(0) + two.said(1)
+    line = "already holds a run; resume it with jaxch5 train --resume"
+    assert line in two.said(0).splitlines()[-1]
+    last = two.said(1).splitlines()[-1]
+    assert line in last
+    assert last.endswith("(in process 0)")
+
+
+@pytest.mark.slow
+def test_what_another_alone_finds_wrong_ends_all(settings, tmp_path):
+    """A process that lacks a hook ends all of them, and no run is left behind."""
+    hook = ["--hooks", "tiny_train:watch", "--workdir", tmp_path / "run"]
+    two = Together(2, tmp_path / "2", *settings, *hook, lacks=1)
+    assert two.statuses() == [2, 2], two.said(0) + two.said(1)
+    assert two.said(0).splitlines()[-1].endswith("(in process 1)")
+    assert "tiny_train:watch" in two.said(1).splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_a_report_that_takes_long(settings, tmp_path):
+    """The first process may take longer to end than a process that is silent counts as alive."""
+    slow = ["--hooks", "tiny_train:slow", "--fit.epochs", "2"]
+    two = Together(2, tmp_path / "2", *settings, *slow, "--workdir", tmp_path / "run", silent=4)
+    assert two.statuses(300) == [0, 0], two.said(0) + two.said(1)
+    assert "report  " in two.said(0, "out")
 
 
 @pytest.mark.parametrize("wrong", ["here", "host:1,2", "host:1,2,2"])

@@ -11,11 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from jaxch5.config.settings import Config, from_toml
+from jaxch5.errors import ConfigError
 from jaxch5.metrics import FIELDS
+from jaxch5.run.directory import create_run
 from jaxch5.task import OF_COMMANDS, SOFTMAX
-from jaxch5.train import main
+from jaxch5.train import _learner, main
+from jaxch5.training import hosts
 
 SIZES = ("--data.presize", "48", "--data.size", "32", "--data.batch-size", "8")
 SMALL = (*SIZES, "--model.weights", "none", "--fit.epochs", "2")
@@ -162,6 +166,19 @@ def test_a_run_taken_up_ends_as_one_that_was_never_stopped(
     assert records(run) == records(finished[0])
 
 
+def test_the_results_of_a_profile_are_no_run(tmp_path, capsys, monkeypatch):
+    run = create_run(Config(), tmp_path / "profile").path
+    (run / "profile.jsonl").touch()
+    status, _, err = run_in_process(capsys, monkeypatch, "--resume", run)
+    assert status == 2
+    assert f"{run}: is not a run: it has the results of jaxch5 transfer_profile" in err
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints",
+        "config.toml",
+        "profile.jsonl",
+    ]
+
+
 def test_a_finished_run_says_so(finished, capsys, monkeypatch):
     """Resuming a finished run reports that it is finished.
 
@@ -260,6 +277,19 @@ def test_without_the_hub_it_trains_from_scratch_and_says_so(
     assert "--model.weights PATH" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "other").exists()
+
+
+def test_processes_compare_their_weights_before_one_waits_for_another(monkeypatch):
+    """If "auto" means something else in another process, no process waits for a download."""
+
+    def differ(values):
+        raise ConfigError(f"{values}: differ")
+
+    monkeypatch.setattr(hosts, "agree", differ)
+    monkeypatch.setattr(hosts, "first_then_others", pytest.fail)
+    config = Config.model_validate({"model": {"weights": "imagenet"}})
+    with pytest.raises(ConfigError, match="weights': 'imagenet'"):
+        _learner(None, config, Console(quiet=True))
 
 
 def test_json_is_one_document(pictures, tmp_path):

@@ -23,6 +23,7 @@ from jaxch5.transfer_profile import (
     settings_of_profile,
     transfer_profile,
 )
+from jaxch5.util.files import to_json
 
 SMALL = ["--data.presize", "36", "--data.size", "32", "--data.batch-size", "16"]
 
@@ -168,6 +169,21 @@ def test_a_profile_is_no_run_from_the_beginning(pictures, tmp_path, capsys, monk
     weights = ["--model.weights", tmp_path / "weights.safetensors"]
     assert started(pictures, *weights, "--workdir", tmp_path / "profile") == 1
     assert [(one.runs, one.others) for one in found] == [([], [tmp_path / "profile"])]
+
+
+def test_a_score_that_is_no_number_is_read_again(pictures, tmp_path, capsys):
+    """All training is done beforehand; one of the networks had no score."""
+    results = tmp_path / "profile"
+    argv = ["--data.path", pictures, "--model.weights", tmp_path / "weights.safetensors"]
+    options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
+    data = DataBlock(from_folder(pictures), random_split(), 36, 32).load(16)
+    record_pictures(create_run(settings_of_profile(options, print), results), data)
+    points = [{"frozen": kind, "seed": 0, "accuracy": 0.5} for kind in (*range(6), "scratch")]
+    points[1]["accuracy"] = float("nan")
+    (results / RESULTS).write_text("".join(to_json(point) + "\n" for point in points))
+    argv += ["--workdir", results, "--out", tmp_path / "profile.svg", "--json"]
+    assert started(*argv) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out)["frozen"][:3] == [[0.5], [None], [0.5]]
 
 
 @pytest.mark.parametrize("missing", ["--data.path", "--model.weights"])

@@ -1,12 +1,21 @@
-"""Runs `jaxch5 train`, and defines a network, `tiny_train:SPEC`, that compiles in a second."""
+"""Runs `jaxch5 train`, and defines a network, `tiny_train:SPEC`, that compiles in a second.
 
+Environment variables change what happens if several processes train: after `TINY_SILENT` seconds, a
+silent process counts as lost, and in the process with the number `TINY_LACKS`, there is no hook
+`watch`.
+"""
+
+import os
 import sys
+import time
 
 import flax.linen as nn
 
 from jaxch5.models.layers import BatchNorm
 from jaxch5.models.spec import ModelSpec
 from jaxch5.train import main
+from jaxch5.training import hosts
+from jaxch5.training.events import End
 
 
 class Tiny(nn.Module):
@@ -20,6 +29,21 @@ class Tiny(nn.Module):
 
 
 SPEC = ModelSpec("tiny", Tiny, stages=("body", "head"))
+
+
+def slow(event):
+    """Makes the first process end long after the others."""
+    if isinstance(event, End):
+        time.sleep(3 * hosts.HEARTBEAT_SECONDS)
+
+
+def watch(event):
+    pass
+
+
+hosts.HEARTBEAT_SECONDS = int(os.environ.get("TINY_SILENT", hosts.HEARTBEAT_SECONDS))
+if os.environ.get("TINY_LACKS") == sys.argv[-1].rpartition(",")[2]:
+    del watch
 
 if __name__ == "__main__":
     sys.exit(main())

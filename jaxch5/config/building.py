@@ -242,13 +242,19 @@ def _remarks_on_split(settings: DataConfig, source: Source) -> list[str]:
     ]
 
 
-def load_data(config: Config, source: Source | None = None, split: Split | None = None) -> Data:
+def load_data(
+    config: Config,
+    source: Source | None = None,
+    split: Split | None = None,
+    on_host: int | None = None,
+) -> Data:
     """Loads the data that a configuration describes, ready to iterate.
 
     Args:
         config: Configuration of the run.
         source: Pictures, if they are loaded already.
         split: Split to use instead of the one that the configuration describes.
+        on_host: Number of processes on this host; None stands for all that JAX knows.
 
     Raises:
         DataError: The pictures or classes cannot be found, read or split, or a batch is too large.
@@ -268,17 +274,18 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     devices = (config.fit.devices or jax.local_device_count()) * jax.process_count()
     batch_size = settings.batch_size
     if "batch_size" not in settings.model_fields_set:
-        # The default batch size is reduced if the training set is smaller than that.
+        # The default batch size is reduced to one that the training set and the devices allow.
         training = len(divide(source, split)[0])
-        if training < batch_size:
-            batch_size = training // devices * devices or training
+        most = min(batch_size, training)
+        batch_size = most // devices * devices or most
     if batch_size < settings.batch_size:
-        all_there_is = "which is all there is for training"
-        if batch_size < training:
+        why = "which is all there is for training"
+        if training >= settings.batch_size:
+            why = f"since {devices} devices share each of them equally"
+        elif batch_size < training:
             for_training = counted(training, "picture")
-            all_there_is = f"since there are {for_training} for training on {devices} devices"
-        said = f"batches of {batch_size}, {all_there_is}"
-        source = replace(source, notes=(*source.notes, said))
+            why = f"since there are {for_training} for training on {devices} devices"
+        source = replace(source, notes=(*source.notes, f"batches of {batch_size}, {why}"))
     if own:
         source = replace(source, notes=(*source.notes, *_remarks_on_split(settings, source)))
     block = DataBlock(
@@ -291,7 +298,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         settings.method,
         settings.pad_mode,
     )
-    data = block.load(batch_size, cache=settings.cache, seed=config.seed)
+    data = block.load(batch_size, cache=settings.cache, seed=config.seed, on_host=on_host)
     return replace(data, devices=devices)
 
 

@@ -299,7 +299,9 @@ class DataBlock(NamesFastai):
         sizes = f"presized to {self.presize}, network input {size_text(self.size)}"
         return f"<{counted(len(self.source), 'picture')}, {self.split}\n {sizes}>"
 
-    def load(self, batch_size: int, cache: str = "auto", seed: int = 0) -> Data:
+    def load(
+        self, batch_size: int, cache: str = "auto", seed: int = 0, on_host: int | None = None
+    ) -> Data:
         """Makes batches; pictures are read on demand, unless they are cached on the device.
 
         Args:
@@ -309,8 +311,9 @@ class DataBlock(NamesFastai):
                 now, and each step takes its batch from those on the device. "auto" chooses the
                 device if it is an accelerator and the pictures fit in a quarter of its free memory
                 and in half of the host's; else the host's memory if they fit in a quarter of what
-                is free in it; else "off". A container or a job may limit the host's memory.
+                is free in it; else "off". Jobs, containers and processes may have a share of it.
             seed: Seed of the shuffling.
+            on_host: Number of processes on this host; None stands for all that JAX knows.
 
         Raises:
             DataError: There is only one class; the split does not return two parts, leaves a part
@@ -327,7 +330,8 @@ class DataBlock(NamesFastai):
         framing = Framing(self.method, self.pad_mode)
         check_presize(source, self.presize, self.method)
         train, valid = divide(source, self.split)
-        free = free_memory, free_on_device
+        sharing = on_host or jax.process_count()
+        free = lambda: free_memory() // sharing, free_on_device
         kept, reason = choose_cache(cache, len(source), self.presize, *free, self.method)
         canvases = Canvases(source, self.presize, kept == "memory", framing)
         if kept == "device":

@@ -182,8 +182,8 @@ def choose_cache(
             passes; else "memory" if it fits in a quarter of the host's free memory; else "off".
         count: Number of pictures.
         size: Short side of the canvas, in pixels.
-        free_memory: Function that returns the free memory of the host, in bytes, or what a
-            container's or a job's limit leaves of it.
+        free_memory: Function that returns this process's share of the host's free memory, in bytes,
+            or of what a container's or a job's limit leaves of it.
         free_on_device: Function that returns the free memory of the accelerator, in bytes, or None
             if there is no accelerator or its free memory is not known.
         method: How the network will frame the pictures, which decides the canvas's shape.

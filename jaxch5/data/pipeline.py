@@ -89,7 +89,7 @@ class Loader:
 
         # If the items are stored in a few large files, each process keeps to a range of the items,
         # so that it needs only some of the files. If not, all processes share one order of the set.
-        ranges = part[1] if each_once and canvases.source.sharded else 1
+        self._ranges = ranges = part[1] if each_once and canvases.source.sharded else 1
         # The cached function `order` is an attribute of the loader, but holds no reference to the
         # loader. If it did, the loader would keep itself alive, and the canvases as well.
         shape = (self._length, batch_size)
@@ -151,6 +151,13 @@ class Loader:
     def labels(self) -> Int[np.ndarray, "items"]:
         """Returns the labels of the items, in the order of `items`."""
         return self.canvases.source.labels[self.items]
+
+    @property
+    def own(self) -> Int[np.ndarray, "own"]:
+        """Returns the indices into `items` of those that this process may read in an epoch."""
+        if self._ranges == 1:
+            return np.arange(len(self.items))
+        return _in_ranges(self.items, self._ranges)[self._part[0]]
 
     @property
     def on_device(self) -> tuple[jax.Array, jax.Array] | None:
@@ -248,7 +255,7 @@ def _order(
     The columns are divided among `ranges` processes, each of which draws from a range of its own.
     """
     if ranges > 1:
-        orders = np.array_split(np.argsort(items), ranges)
+        orders = _in_ranges(items, ranges)
         orders = shuffled_ranges(orders, epoch, seed) if sampler is shuffled else orders
     else:
         orders = [draw(sampler, labels[items], epoch, seed, draws)]
@@ -260,6 +267,11 @@ def _order(
         column[: len(order)] = order[: batches * count]
         rows[:, number] = column.reshape(batches, count)
     return rows.reshape(batches, batch_size)
+
+
+def _in_ranges(items: Int[np.ndarray, "items"], count: int) -> list[Int[np.ndarray, "range"]]:
+    """Returns the indices of items, divided into ranges of neighbouring items."""
+    return np.array_split(np.argsort(items), count)
 
 
 def to_device(

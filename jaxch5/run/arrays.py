@@ -12,10 +12,12 @@ from safetensors.numpy import load
 from safetensors.numpy import save as dump
 
 from jaxch5.training.mesh import to_host
+from jaxch5.util.memory import free_memory
 
 FILE, CHECKSUM = "arrays.safetensors", "arrays.sha256"
-# A larger file is not read, since other people's weights are read into memory before it is known
-# whether they fit the network. The weights of a ResNet-152 take 0.24 GB.
+# A larger file is read only if there is clearly room for it, since other people's weights are read
+# into memory before it is known whether they fit the network. The weights of a ResNet-152 take 0.24
+# GB.
 MOST_BYTES = 2**32
 
 Arrays = dict[str, np.ndarray]
@@ -64,15 +66,21 @@ def write_arrays(directory: Path, arrays: Arrays) -> None:
     (directory / CHECKSUM).write_text(_checksum(content))
 
 
-def read_arrays(directory: Path) -> Arrays:
+def read_arrays(directory: Path, like: PyTree = ()) -> Arrays:
     """Reads the arrays of a folder.
+
+    Args:
+        directory: Folder that `write_arrays` has written to.
+        like: Tree of arrays or shapes that the folder should hold, if this is known.
 
     Raises:
         ValueError: The arrays are not those that were written, or need too much memory.
         OSError: A file cannot be read.
     """
     size = (directory / FILE).stat().st_size
-    if size > MOST_BYTES:
+    expected = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+    # The file's content and the arrays are in memory at the same time.
+    if size > max(MOST_BYTES + expected, free_memory() // 2):
         raise ValueError(f"its arrays would take {size / 1e9:.0f} GB")
     content = (directory / FILE).read_bytes()
     if _checksum(content) != (directory / CHECKSUM).read_text():

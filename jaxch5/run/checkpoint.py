@@ -157,7 +157,8 @@ class StoredCheckpoints:
         like = jax.eval_shape(lambda: like)
         folder = self.directory / str(step)
         with self._damage_of(step):
-            variables, rest = read_arrays(folder / VARIABLES), read_arrays(folder / REST)
+            variables = read_arrays(folder / VARIABLES, like.variables)
+            rest = read_arrays(folder / REST, _without_variables(like))
         try:
             variables = from_arrays(variables, like.variables)
             state = from_arrays(rest, _without_variables(like))

@@ -21,7 +21,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -101,7 +101,10 @@ def create_run(config: Config, path: Path | None = None) -> RunDir:
         CheckpointError: The directory cannot be created or written.
     """
     if path is None:
-        path = unused(Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{_name(config)}")
+        path = Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{_name(config)}"
+        # A folder that cannot be created is reported below.
+        with suppress(OSError):
+            path = _claimed(path)
     run = RunDir(expanded(path).absolute())
     if run.config_file.exists():
         raise ConfigError(
@@ -118,6 +121,17 @@ def create_run(config: Config, path: Path | None = None) -> RunDir:
             f"{path}: cannot be written ({error.strerror}); name another directory with --workdir"
         ) from None
     return run
+
+
+def _claimed(path: Path) -> Path:
+    """Creates a folder that no other run has, even one that begins in the same second."""
+    while True:
+        free = unused(path)
+        try:
+            free.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return free
 
 
 def open_run(path: Path) -> tuple[RunDir, Config]:
@@ -170,25 +184,52 @@ def home_of(settings: DataConfig) -> Path | None:
     return path if path.is_dir() else None
 
 
+# The runs that this process has locked.
+_locked: set[Path] = set()
+
+
 @contextmanager
 def locked(run: RunDir) -> Iterator[None]:
     """Locks a run against other writers; the lock is released if this process dies.
 
     Raises:
-        CheckpointError: Another process holds the lock.
+        CheckpointError: The lock is held, by another process or by this one, or the run cannot be
+            written or locked.
     """
-    with run.lock_file.open("a+", encoding="utf-8") as file:
+    path = run.path.resolve()
+    try:
+        file = run.lock_file.open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        holder = run.lock_file.read_text(encoding="utf-8").strip() or "another process"
+        raise CheckpointError(
+            f"{run.path}: is being written by {holder}; wait for it, or stop it"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{run.path}: cannot be written or locked ({error.strerror}); use another directory"
+        ) from None
+    with file:
+        # Training goes on while the disk is full.
+        with suppress(OSError):
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+        _locked.add(path)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise CheckpointError(
-                f"{run.path}: is being written by {holder}; wait for it, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+            yield
+        finally:
+            _locked.remove(path)
+
+
+@contextmanager
+def locked_once(run: RunDir) -> Iterator[None]:
+    """Locks a run as `locked` does, unless this process has locked it already.
+
+    Raises:
+        CheckpointError: Another process holds the lock, or the run cannot be written or locked.
+    """
+    with nullcontext() if run.path.resolve() in _locked else locked(run):
         yield
 
 

@@ -139,18 +139,21 @@ def differences(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
 
 def margins(
     runs: Sequence[PastRun],
-) -> tuple[list[tuple[float, float] | None], bool | None]:
+) -> tuple[list[tuple[float, float] | None], bool | None, list[str]]:
     """Returns Wilson's interval for each accuracy, and whether all runs share one validation set.
 
-    The second value is None if the records of the runs' pictures do not show whether they do.
-
-    Raises:
-        CheckpointError: A run's record of its pictures is damaged.
+    The second value is None if the records of the runs' pictures do not show whether they do. The
+    third one says which of these records are damaged.
     """
     intervals: list[tuple[float, float] | None] = []
     validated: list[tuple[PastRun, Pictures]] = []
+    damaged: list[str] = []
     for run in runs:
-        pictures = read_pictures(RunDir(run.path).pictures_file)
+        pictures = None
+        try:
+            pictures = read_pictures(RunDir(run.path).pictures_file)
+        except CheckpointError as error:
+            damaged.append(str(error))
         if pictures is not None:
             validated.append((run, _held_out(pictures)))
         total = 0 if pictures is None else int(pictures.held_out.sum())
@@ -160,7 +163,8 @@ def margins(
     agree = {_agree(*validated[0], *other) for other in validated[1:]}
     if len(validated) < len(runs):
         agree.add(None)
-    return intervals, False if False in agree else None if None in agree else True
+    same = False if False in agree else None if None in agree else True
+    return intervals, same, damaged
 
 
 def _held_out(pictures: Pictures) -> Pictures:

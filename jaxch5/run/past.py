@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxch5.data.block import Data
 from jaxch5.errors import TrainingError
-from jaxch5.metrics import CHANGES
+from jaxch5.metrics import CHANGES, Record
 from jaxch5.run.checkpoint import StoredCheckpoints
-from jaxch5.run.directory import RunDir
+from jaxch5.run.directory import RunDir, locked_once, write_metrics
+from jaxch5.training.hosts import is_first
 
 # Key of the digest of the pictures in a checkpoint's description.
 PICTURES = "pictures"
@@ -29,7 +31,8 @@ class Past:
         length: Number of batches per epoch in the last call; 0 if there was none.
         offset: Number of epochs that were trained, minus the number of epochs of `length` batches
             that the completed steps would make.
-        runs: Paths of the runs that were written or restored.
+        runs: Paths of the runs that were written or restored, each with the steps that had a
+            checkpoint then.
 
     Example:
         >>> past = Past()
@@ -40,7 +43,7 @@ class Past:
     changes: int = 0
     length: int = 0
     offset: int = 0
-    runs: set[Path] = field(default_factory=set)
+    runs: dict[Path, set[int]] = field(default_factory=dict)
 
     def first_step(self, step: int, length: int) -> int:
         """Returns the number of a call's first step, which is a multiple of the epoch's length.
@@ -56,21 +59,46 @@ class Past:
             self.offset += -(-step // before) - first // length
         return first
 
-    def enter(self, run: RunDir | None) -> None:
-        """Notes the run that is written to.
+    @contextmanager
+    def writing(
+        self, run: RunDir | None, step: int, restored: Sequence[Record] | None
+    ) -> Iterator[None]:
+        """Lets a call write into a run, which the first process locks for as long as this takes.
+
+        Args:
+            run: Run to write into; None if nothing is written.
+            step: Number of completed steps.
+            restored: Records of the epochs that were restored, if the call continues the run from a
+                checkpoint; what the run has beyond this checkpoint is then removed.
 
         Raises:
-            TrainingError: The run has the checkpoints of another training run, which would be mixed
-                up with those of this one.
+            CheckpointError: Another process writes into the run, or the run cannot be written.
+            TrainingError: The run has the checkpoints of another training run, or of a process that
+                continued this one, which would be mixed up with those of this call.
         """
-        if run is None or run.path in self.runs:
+        if run is None:
+            yield
             return
-        if StoredCheckpoints(run.checkpoints).steps():
-            raise TrainingError(
-                f"{run.path}: has the checkpoints of another training run; in Python, continue "
-                "that one with learn.restore(run), or set learn.run to a new run"
-            )
-        self.runs.add(run.path)
+        saves, known = StoredCheckpoints(run.checkpoints), self.runs.get(run.path)
+        with locked_once(run) if is_first() else nullcontext():
+            if known is None and saves.steps():
+                raise TrainingError(
+                    f"{run.path}: has the checkpoints of another training run; in Python, continue "
+                    "that one with learn.restore(run), or set learn.run to a new run"
+                )
+            if known is not None and is_first():
+                if not known.issuperset(saves.steps()):
+                    raise TrainingError(
+                        f"{run.path}: has been trained further elsewhere; in Python, continue it "
+                        "with learn.restore(run), or set learn.run to a new run"
+                    )
+                if restored is not None:
+                    saves.remove_after(step)
+                    write_metrics(run, restored)
+            try:
+                yield
+            finally:
+                self.runs[run.path] = {*saves.steps()}
 
     def described(self, data: Data) -> dict[str, Any]:
         """Returns what a checkpoint's description says about the past and the present data."""
@@ -78,15 +106,18 @@ class Past:
         counts = {name: count for name, count in said.items() if count}
         return {PICTURES: data.pictures.digest, **counts}
 
-    def restore(self, run: RunDir, about: Mapping[str, Any], data: Data) -> None:
+    def restore(
+        self, run: RunDir, about: Mapping[str, Any], data: Data, steps: Sequence[int]
+    ) -> None:
         """Takes over the past of a run, and forgets its own.
 
         Args:
             run, about: Run, and the description of its checkpoint.
             data: Data that the run goes on with.
+            steps: Steps that had a checkpoint before one of them was read.
         """
         digest = data.pictures.digest
         self.offset, self.changes = about.get(OFFSET, 0), about.get(CHANGES, 0)
         # The run may have ended before its first checkpoint on this data.
         self.changes += about.get(PICTURES, digest) != digest
-        self.length, self.runs = len(data.train), {run.path}
+        self.length, self.runs = len(data.train), {run.path: {*steps}}

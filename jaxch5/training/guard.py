@@ -129,13 +129,14 @@ class Guarded(NamesFastai):
             if name in vars(self) and name == "data":
                 refuse_within_call(self, "a change of learn.data")
                 check_successor(self.model, self.spec, self.data, value)
-                self._adopt(value)
+                value = self._adopt(value)
             if name == "hooks":
                 value = check_hooks(value)
             super().__setattr__(name, value)
 
-    def _adopt(self, data: Data) -> None:
-        """Prepares for a change of `data`."""
+    def _adopt(self, data: Data) -> Data:
+        """Prepares for other data, and returns them as they are to be kept."""
+        return data
 
 
 T = TypeVar("T", bound=Guarded)

@@ -11,12 +11,14 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import platform
 import re
 import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -24,8 +26,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from jaxch5.errors import ConfigError, TrainingError
-from jaxch5.training.interrupts import Interrupts
+from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
+from jaxch5.training.interrupts import Interrupts, Terminated
 from jaxch5.training.mesh import to_host
 
 # A process that is silent for this many seconds counts as ended, and the run then ends too.
@@ -38,6 +40,8 @@ LOST = "another process has ended or cannot be reached; resume the run with --re
 
 # Words that occur in errors of the libraries that transport messages between devices.
 UNREACHABLE = r"Gloo|NCCL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|[Cc]onnection|[Ss]ocket"
+# Begins what a process that has failed passes to the others instead of a text.
+FAILED = "\0"
 
 T = TypeVar("T")
 _leaving = threading.Lock()
@@ -85,7 +89,6 @@ def join(distributed: str) -> None:
             **given,
             initialization_timeout=START_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except ValueError as error:
         raise ConfigError(
@@ -163,15 +166,70 @@ def is_loss_of_another(error: Exception) -> bool:
 
 
 def gather(text: str) -> list[str]:
-    """Returns the texts that the processes have passed, in the order of the processes."""
+    """Returns the texts that the processes have passed, in the order of the processes.
+
+    Raises:
+        OfAnother: Another process has failed within `failing_together`.
+    """
     if not joined():
         return [text]
+    texts = _exchange(text)
+    for number, other in enumerate(texts):
+        if other.startswith(FAILED):
+            status, message = json.loads(other.removeprefix(FAILED))
+            raise OfAnother(f"{message} (in process {number})", status)
+    return texts
+
+
+def _exchange(text: str) -> list[str]:
     own = np.frombuffer(text.encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(own)))
-    padded = np.zeros(lengths.max(), np.uint8)
+    padded = np.zeros(max(1, lengths.max()), np.uint8)
     padded[: len(own)] = own
     rows = multihost_utils.process_allgather(padded)
     return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
+
+
+class OfAnother(Jaxch5Error):
+    """An error of another process, with the exit status that it has there."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Makes an error in one process an error in all of them.
+
+    While a process is in this context, it must communicate only by `gather` and by functions that
+    call it. A process that fails passes its error in the place of the text that the others wait
+    for. A process that is told to stop ends at once, and the others then end because it is lost.
+
+    Raises:
+        OfAnother: Another process has failed.
+    """
+    try:
+        yield
+        gather("")
+    except Jaxch5Error as error:
+        if joined():
+            if not isinstance(error, OfAnother):
+                _exchange(FAILED + json.dumps([error.exit_code, str(error)]))
+            # All processes are here, so they can part; none of them then waits for another.
+            jax.distributed.shutdown()
+        raise
+    except (KeyboardInterrupt, Terminated) as stop:
+        if joined():
+            status = 143 if isinstance(stop, Terminated) else 130
+            leave("was told to stop before training began", status)
+        raise
+
+
+def on_this_host() -> int:
+    """Returns how many of the processes run on this host, this one included."""
+    own = platform.node()
+    return gather(own).count(own)
 
 
 def agree(values: Mapping[str, Any]) -> None:
@@ -201,7 +259,7 @@ def first_then_others(function: Callable[[], T]) -> T:
     if not joined():
         return function()
     result = function() if is_first() else None
-    multihost_utils.sync_global_devices("first")
+    gather("")
     return function() if result is None else result
 
 

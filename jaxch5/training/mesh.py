@@ -24,6 +24,7 @@ from jaxtyping import Array, Int, PyTree
 from jaxch5.batch import Batch, CachedBatch
 from jaxch5.errors import ConfigError
 from jaxch5.models.convolution import AXES
+from jaxch5.util.text import counted
 
 if TYPE_CHECKING:
     from jaxch5.data.block import Data
@@ -34,12 +35,13 @@ PROCESSES, DEVICES = AXES
 SHARED_FROM = 1024
 
 
-def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
+def make_mesh(batch_size: int, devices: int = 0, resumed: bool = False) -> Mesh | None:
     """Returns the mesh of devices that share a batch; None if a single device takes all of it.
 
     Args:
         batch_size: Number of rows of a batch, on all devices together.
         devices: Number of devices to use in each process; 0 uses as many as every process has.
+        resumed: Whether a run is resumed, so that the number of rows cannot be changed.
 
     Raises:
         ConfigError: A process has too few devices, or the rows cannot be shared equally.
@@ -53,19 +55,23 @@ def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
     # Ordered by process, so that the rows of each process are adjacent.
     grid = np.array([by_process[process][: devices or present] for process in sorted(by_process)])
     if batch_size % grid.size:
-        raise ConfigError(_not_equal(batch_size, *grid.shape))
+        raise ConfigError(_not_equal(batch_size, len(grid), len(grid[0]), resumed))
     return Mesh(grid, (PROCESSES, DEVICES)) if grid.size > 1 else None
 
 
-def _not_equal(batch_size: int, processes: int, devices: int) -> str:
+def _not_equal(batch_size: int, processes: int, devices: int, resumed: bool) -> str:
     count = processes * devices
     line = f"data.batch_size = {batch_size}: cannot be shared equally by {count} devices"
     # Rounded down, since there may be too few pictures for a larger batch.
     nearest = max(1, batch_size // count) * count
     fewer = [n for n in range(1, devices) if batch_size % (processes * n) == 0]
-    return f"{line}; choose --data.batch-size {nearest}" + (
-        f", or --fit.devices {fewer[-1]}" if fewer else ""
-    )
+    ways = [f"--fit.devices {fewer[-1]}"] if fewer else []
+    if not resumed:
+        ways.insert(0, f"--data.batch-size {nearest}")
+    if not ways:
+        few = max(n for n in range(1, processes) if batch_size % n == 0)
+        ways = [f"--fit.devices 1 and {counted(few, 'process', 'processes')}"]
+    return f"{line}; choose {', or '.join(ways)}"
 
 
 class Placement(NamedTuple):

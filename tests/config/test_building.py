@@ -67,6 +67,14 @@ def test_a_better_batch_size_is_one_that_the_devices_can_share(devices, better, 
     assert f"1 batch of 24 (--data.batch-size {better})" in data.describe()
 
 
+@pytest.mark.parametrize(("devices", "rows"), [(1, 64), (3, 63), (5, 60), (6, 60), (8, 64)])
+def test_the_default_batch_size_is_one_that_the_devices_can_share(devices, rows):
+    data = load_data(Config.model_validate({"fit": {"devices": devices}}))
+    assert data.train.batch_size == rows
+    said = f"batches of {rows}, since {devices} devices share each of them equally"
+    assert (said in data.outline()) == (rows < 64)
+
+
 def test_given_without_a_split_of_its_own_is_an_error(pictures):
     with pytest.raises(Exception, match="is_valid"):
         data_of(path=pictures, split="given")

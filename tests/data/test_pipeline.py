@@ -284,6 +284,8 @@ def test_of_large_files_each_process_keeps_to_a_range(count, rows, processes, tr
         assert len(seen) % 2 == 0
         assert len({*seen[: len(seen) // 2]}) == len(seen) // 2
         own.append(items[seen])
+        assert {*seen} <= {*loader.own.tolist()}
+        assert training or {*seen} == {*loader.own.tolist()}
     for before, after in itertools.pairwise(part for part in own if len(part)):
         assert before.max() < after.min()
     if training:

@@ -261,5 +261,18 @@ def test_weights_that_claim_to_be_huge_are_not_read(tmp_path, monkeypatch):
         saves.wait()
         assert saves.variables(1)["params"]
         monkeypatch.setattr(arrays, "MOST_BYTES", 50)
+        assert saves.variables(1)["params"]
+        monkeypatch.setattr(arrays, "free_memory", lambda: 100)
         with pytest.raises(CheckpointError, match=r"1: is damaged: its arrays would take 0 GB"):
             saves.variables(1)
+
+
+def test_a_state_of_any_size_is_restored(tmp_path, monkeypatch):
+    """The size of a state that training continues with is known, so it need not be limited."""
+    large = state_at(1).replace(params=jax.random.normal(jax.random.key(0), (100, 100)))
+    with Checkpoints(tmp_path) as saves:
+        saves.save(large, [], epoch_done=False)
+        saves.wait()
+        monkeypatch.setattr(arrays, "MOST_BYTES", 5000)
+        monkeypatch.setattr(arrays, "free_memory", lambda: 0)
+        np.testing.assert_array_equal(saves.restore(large, 1).state.params, large.params)

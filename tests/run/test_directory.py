@@ -10,6 +10,7 @@ import pytest
 
 from jaxch5.config.settings import Config, DataConfig
 from jaxch5.errors import CheckpointError, ConfigError
+from jaxch5.run import directory
 from jaxch5.run.directory import (
     add_environment,
     create_run,
@@ -19,6 +20,7 @@ from jaxch5.run.directory import (
     open_run,
     write_metrics,
 )
+from jaxch5.util.files import unused
 
 
 def test_a_home_that_nobody_has_is_said_with_what_was_meant():
@@ -66,6 +68,25 @@ def test_a_run_is_named_after_its_set(data, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = create_run(Config.model_validate({"data": data}))
     assert run.path.name.partition("-")[2].split("-", 2)[2].endswith(f"-{name}-resnet18")
+
+
+def test_a_run_that_meets_another_takes_the_next_name(tmp_path, monkeypatch):
+    """Another process may create the folder just after this one has found its name unused."""
+    monkeypatch.chdir(tmp_path)
+    taken = []
+
+    def found_unused(path):
+        free = unused(path)
+        if not taken:
+            free.mkdir(parents=True)
+            (free / "config.toml").touch()
+            taken.append(free)
+        return free
+
+    monkeypatch.setattr(directory, "unused", found_unused)
+    run = create_run(Config())
+    assert run.path.name == f"{taken[0].name}-2"
+    assert (taken[0] / "config.toml").read_text() == ""
 
 
 def test_a_run_is_never_written_over(tmp_path):

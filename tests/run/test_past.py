@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import flax.linen as nn
@@ -15,9 +17,10 @@ from jaxch5.config.settings import Config
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
-from jaxch5.errors import TrainingError
+from jaxch5.errors import CheckpointError, TrainingError
 from jaxch5.learner import vision_learner
-from jaxch5.run.directory import create_run
+from jaxch5.run.checkpoint import StoredCheckpoints
+from jaxch5.run.directory import create_run, is_locked, locked
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.run.past import Past
 from jaxch5.training.events import Step
@@ -137,8 +140,8 @@ def test_a_checkpoint_of_earlier_pictures_makes_the_present_ones_other_data(bloc
     data, run, past = block.load(batch_size=60), new_run(tmp_path / "run"), Past()
     about = past.described(data)
     for said, changes in ((about, 0), ({}, 0), (about | {"pictures": "others"}, 1)):
-        past.restore(run, said, data)
-        assert (past.changes, past.length, past.runs) == (changes, 2, {run.path})
+        past.restore(run, said, data, [])
+        assert (past.changes, past.length, past.runs) == (changes, 2, {run.path: set()})
 
 
 def test_a_folder_that_is_read_again_is_comparable_but_not_with_another_reader(pictures):
@@ -191,6 +194,69 @@ def test_a_run_of_another_training_is_not_written_over(block, tmp_path):
     other.restore(run)
     other.fit(2, 1e-3)
     assert [record["epoch"] for record in lines(run)] == [0, 1]
+
+
+HOLD = """
+import sys; from pathlib import Path; from jaxch5.run.directory import RunDir, locked
+with locked(RunDir(Path(sys.argv[1]))): print("held", flush=True); sys.stdin.read()
+"""
+
+
+def test_a_run_that_another_process_writes_is_read_alone(block, tmp_path):
+    """A learner restores it without changing it, but does not train in it."""
+    learn, run = learner(block.load(batch_size=20)), new_run(tmp_path / "run")
+    learn.run, learn.saving = run, Saving(every_steps=2)
+    learn.fit(1, 1e-3)
+    (run.checkpoints / "6" / "about" / "metadata").write_text("{}")
+    before = {file: file.stat().st_mtime_ns for file in run.path.rglob("*") if file.is_file()}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, run.path], **pipes) as writer:
+        assert writer.stdout.readline() == "held\n"
+        before[run.lock_file] = run.lock_file.stat().st_mtime_ns
+        other = learner(block.load(batch_size=20))
+        assert other.restore(run)
+        assert int(other.state.step) == 4
+        other.run = run
+        with pytest.raises(CheckpointError, match=f"is being written by process {writer.pid}"):
+            other.fit(1, 1e-3)
+        after = {file: file.stat().st_mtime_ns for file in run.path.rglob("*") if file.is_file()}
+        assert after == before
+        writer.communicate("")
+    other.fit(1, 1e-3)
+    assert len(lines(run)) == 1
+
+
+def test_a_run_is_locked_while_it_is_trained(block, tmp_path):
+    """Also if the process holds the lock already, as a command does."""
+    learn, run = learner(block.load(batch_size=60)), new_run(tmp_path / "run")
+    learn.run, held = run, []
+    learn.hooks = [lambda event: held.append(is_locked(run))]
+    learn.fit(1, 1e-3)
+    assert not is_locked(run)
+    with locked(run):
+        learn.fit(1, 1e-3)
+    assert len(held) > 4
+    assert all(held)
+
+
+def test_what_another_process_has_trained_since_is_kept(block, tmp_path):
+    """Neither the learner that trained the run before nor one that restored it continues it."""
+    data, run = block.load(batch_size=60), new_run(tmp_path / "run")
+    first, second, third = learner(data), learner(data), learner(data)
+    first.run = second.run = third.run = run
+    first.fit(1, 1e-3)
+    assert second.restore(run)
+    assert third.restore(run)
+    third.fit(2, 1e-3)
+    before = run.metrics_file.read_bytes()
+    for learn in (first, second):
+        with pytest.raises(TrainingError, match="run: has been trained further elsewhere; "):
+            learn.fit(2, 1e-3)
+    assert run.metrics_file.read_bytes() == before
+    assert StoredCheckpoints(run.checkpoints).steps() == [2, 4]
+    assert second.restore(run)
+    second.fit(3, 1e-3)
+    assert [record["epoch"] for record in lines(run)] == [0, 1, 2]
 
 
 def test_class_weights_are_those_of_the_present_data(block, source):

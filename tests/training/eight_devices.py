@@ -32,7 +32,7 @@ from jaxch5.models.layers import BatchNorm, LinearHead
 from jaxch5.models.resnet import Conv
 from jaxch5.run.directory import RunDir, create_run
 from jaxch5.training.loop import Epoch, Plan, fit
-from jaxch5.training.mesh import placement_of
+from jaxch5.training.mesh import make_mesh, placement_of
 from jaxch5.training.precision import has_float16
 from jaxch5.training.process import prepare_process
 from jaxch5.training.steps import compile_steps
@@ -266,6 +266,18 @@ def after_training():
     return results
 
 
+def other_data():
+    """Returns where a learner keeps data that it is given, and its error for 60 rows a batch."""
+    learn = learner()
+
+    def take(data):
+        learn.data = data
+
+    take(data_of(cache="device"))
+    images, _ = learn.data.train.on_device
+    return len(images.sharding.device_set), learn.data.devices, error_of(lambda: take(data_of(60)))
+
+
 def taken_up(folder):
     """Returns the losses of a run begun on eight devices and resumed on eight, two and one.
 
@@ -296,6 +308,7 @@ def taken_up(folder):
 def errors():
     return {
         "rows": error_of(lambda: learner(batch_size=60)),
+        "resumed rows": error_of(lambda: make_mesh(60, resumed=True)),
         "few rows": error_of(lambda: learner(batch_size=3)),
         "devices": error_of(lambda: learner(devices=9)),
         "bn": error_of(lambda: learner(bn="own")),
@@ -316,6 +329,7 @@ if __name__ == "__main__":
         "weights": weights(),
         "freezing": freezing(),
         "after": after_training(),
+        "other data": other_data(),
         "taken up": taken_up(Path(sys.argv[1])),
         "errors": errors(),
         "described": learner().data.describe(),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxch5.errors import ConfigError
+from jaxch5.errors import ConfigError, DataError
 from jaxch5.training import hosts
 from jaxch5.training.interrupts import Interrupts, Terminated
 
@@ -28,6 +28,46 @@ def test_what_differs_is_named(monkeypatch):
     monkeypatch.setattr(hosts, "gather", lambda text: [text, '{"size": 32, "seed": 2}'])
     with pytest.raises(ConfigError, match="seed: 1 in process 0 but 2 in process 1"):
         hosts.agree({"size": 32, "seed": 1})
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Makes this process the first of two.
+
+    Returns a list that gets what the process passes to the other, and "parted" when they part, and
+    a list with what the other passes.
+    """
+    happened, other = [], ["text"]
+
+    def exchange(text):
+        happened.append(text)
+        return [text, *other]
+
+    monkeypatch.setattr(hosts, "joined", lambda: True)
+    monkeypatch.setattr(hosts, "_exchange", exchange)
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: happened.append("parted"))
+    return happened, other
+
+
+def test_an_error_of_one_process_is_passed_to_all(two):
+    @hosts.failing_together()
+    def begin():
+        assert hosts.gather("own") == ["own", "text"]
+        raise DataError("gone")
+
+    with pytest.raises(DataError, match="gone"):
+        begin()
+    assert two[0] == ["own", hosts.FAILED + '[1, "gone"]', "parted"]
+
+
+def test_an_error_of_another_process_is_raised_here(two):
+    """It is raised with its exit status, and is not passed on again."""
+    happened, other = two
+    other[:] = [hosts.FAILED + '[2, "wrong"]']
+    with pytest.raises(hosts.OfAnother) as caught, hosts.failing_together():
+        pass
+    assert (str(caught.value), caught.value.exit_code) == ("wrong (in process 1)", 2)
+    assert happened == ["", "parted"]
 
 
 def test_alone_a_signal_is_obeyed_at_the_next_check(raise_signal):

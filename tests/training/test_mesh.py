@@ -126,9 +126,16 @@ class TestEightDevices:
     def test_rows_that_cannot_be_shared_equally_name_the_way_out(self, eight):
         errors = eight["errors"]
         assert "choose --data.batch-size 56, or --fit.devices 6" in errors["rows"]
+        assert errors["resumed rows"].endswith("by 8 devices; choose --fit.devices 6")
         assert "choose --data.batch-size 8, or --fit.devices 3" in errors["few rows"]
         assert errors["devices"] == "fit.devices = 9: the number available is 8; 0 uses all"
         assert errors["bn"] == "model.bn = own: should be one of global, local"
+
+    def test_data_that_are_set_are_shared_like_the_first(self, eight):
+        """A cache on the device is copied to all devices once, and not with every batch."""
+        on, devices, error = eight["other data"]
+        assert (on, devices) == (8, 8)
+        assert "60: cannot be shared equally by 8 devices" in error
 
     def test_a_better_batch_size_is_one_that_they_can_share(self, eight):
         assert "batches of 64 (--data.batch-size 48 leaves out none)" in eight["described"]

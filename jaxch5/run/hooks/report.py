@@ -192,14 +192,16 @@ def _examples(
     """Chooses pictures for the cells of the confusion matrix: those with the largest losses.
 
     The contact sheet shows mistakes first, the most frequent kinds before the others. Once it is
-    full, the remaining pictures are only named.
+    full, the remaining pictures are only named. If several processes read different files, pictures
+    in the files of this one are preferred, and the others are only named.
     """
-    cells = defaultdict(list)
-    for item in interp.top_losses()[1].tolist():
+    cells, own = defaultdict(list), {*data.valid.own.tolist()}
+    for item in sorted(interp.top_losses()[1].tolist(), key=lambda item: item not in own):
         cells[int(interp.targets[item]), int(interp.predictions[item])].append(item)
     order = sorted(cells, key=lambda cell: (cell[0] == cell[1], -len(cells[cell])))
     chosen_items = {cell: cells[cell][:OF_A_CELL] for cell in order}
-    shown = [item for items in chosen_items.values() for item in items][:OF_ALL_CELLS]
+    shown = [item for items in chosen_items.values() for item in items if item in own]
+    shown = shown[:OF_ALL_CELLS]
     tiles = {item: tile for tile, item in enumerate(shown)}
     examples = {
         cell: [Example(tiles.get(item), references[item]) for item in items]

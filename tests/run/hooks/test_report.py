@@ -2,11 +2,13 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
 
 from jaxch5.config.settings import Config
+from jaxch5.data.block import DataBlock
 from jaxch5.results.report import write_report
 from jaxch5.run.attempts import Attempts
 from jaxch5.run.directory import create_run
@@ -40,6 +42,25 @@ def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp
     assert 'id="looks"' in page
     for name in learn.groups.names:
         assert name in page
+
+
+def test_pictures_in_other_processes_files_are_only_named(trained):
+    """Of two processes that read different files, the first one shows what is in its own."""
+    _, learn = trained
+    source, read = learn.data.source, []
+
+    def reading(item):
+        read.append(item)
+        return source.read(item)
+
+    parts = learn.data.train.items, learn.data.valid.items
+    block = DataBlock(replace(source, sharded=True, read=reading), lambda _: parts, 36, 32)
+    data = block.load(batch_size=8).shared(lambda array: array, (0, 2), 2)
+    examples, _ = module._examples(data, learn.interpret(), list("abcdefgh"))
+    assert {*read} == {*data.valid.items[data.valid.own].tolist()}
+    tiles = [one.tile for cell in examples.values() for one in cell]
+    assert sorted(tile for tile in tiles if tile is not None) == [0, 1, 2, 3]
+    assert None in tiles
 
 
 def test_a_report_of_a_run_that_was_interrupted_says_how_to_go_on(trained, tmp_path):

@@ -113,10 +113,14 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
         try:
             return _fit(learn, config, run)
         except Jaxch5Error:
-            nothing = not run.metrics_file.exists() and not any(run.checkpoints.iterdir())
-            if first and nothing and not options.resume:
+            # Only the first process may look: it may have removed the run's directory already.
+            if first and not options.resume and _is_empty(run):
                 discard_run(run)
             raise
+
+
+def _is_empty(run: RunDir) -> bool:
+    return not run.metrics_file.exists() and not any(run.checkpoints.iterdir())
 
 
 def _begun(

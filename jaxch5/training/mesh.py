@@ -10,6 +10,7 @@ whole still has all of the moments, and can save them by itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,9 +125,11 @@ def by_rows(batch: Batch | CachedBatch, rows: Any, everywhere: Any) -> Any:
         >>> by_rows(Batch(*5 * [0]), "rows", "everywhere").label
         'rows'
     """
+    # Made from the batch, since a tree of another framing would not match it.
+    tree = jax.tree.map(lambda _: rows, batch)
     if isinstance(batch, CachedBatch):
-        return CachedBatch(everywhere, everywhere, rows, rows, rows, rows)
-    return Batch(rows, rows, rows, rows, rows)
+        return replace(tree, images=everywhere, frames=everywhere)
+    return tree
 
 
 def place(state: TrainState, mesh: Mesh | None, shard_optimizer: bool = False) -> TrainState:

@@ -73,18 +73,19 @@ class WithoutNorm(nn.Module):
         return nn.Dense(10, name="head")(x.mean((1, 2)))
 
 
-def data_of(batch_size=64, cache="memory", augment=None, count=300):
+def data_of(batch_size=64, cache="memory", augment=None, count=300, **framing):
     every = digits()
     images = np.stack([every.read(item) for item in range(count)])
     source = from_arrays(images, every.labels[:count], every.classes)
-    block = DataBlock(source, random_split(0.2), presize=20, size=16, augment=augment)
+    block = DataBlock(source, random_split(0.2), presize=20, size=16, augment=augment, **framing)
     return block.load(batch_size, cache=cache)
 
 
-def learner(batch_size=64, cache="memory", augment=None, model=None, **settings):
+def learner(batch_size=64, cache="memory", augment=None, model=None, framing=None, **settings):
     # The lines of a learner would mix with the results on the standard output.
     settings = {"say": lambda line: None} | settings
-    learn = vision_learner(data_of(batch_size, cache, augment), model or Tiny(), **settings)
+    data = data_of(batch_size, cache, augment, **framing or {})
+    learn = vision_learner(data, model or Tiny(), **settings)
     learn.console = Console(file=io.StringIO())
     return learn
 
@@ -166,6 +167,7 @@ def shared_optimizer():
 def caches():
     # At a usual learning rate, rounding errors would grow over so many steps, even on one device.
     batches = {"batch_size": 8, "augment": aug_transforms()}
+    batches["framing"] = {"method": "pad", "pad_mode": "zeros"}
     of = partial(losses, epochs=1, lr=1e-4)
     on_device = learner(cache="device", **batches)
     return {
@@ -196,6 +198,7 @@ def settings():
     half = "fp16" if has_float16() else "bf16"
     much = {"precision": half, "accumulate": 2, "average": 0.9, "clip": 0.1}
     local = learner(bn="local", mix=cutmix, shard_optimizer=True, **much)
+    much["framing"] = {"method": "squish"}
     return {"global": in_both(mix=mixup, **much), "local": losses(local)}
 
 

@@ -5,8 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+from jaxch5.batch import CachedBatch, without_labels
+from jaxch5.framing import Framing
+from jaxch5.training.mesh import by_rows
 
 CHILD = Path(__file__).with_name("eight_devices.py")
 # Compiling takes longer than all computations do, so XLA optimizes little. If it optimized even
@@ -33,6 +38,17 @@ def eight(tmp_path_factory, usual_compiler):
 def assert_close(losses, expected):
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(losses, expected, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("framing", [Framing("squish"), Framing("pad", "zeros")])
+def test_a_tree_by_rows_fits_batches_of_every_framing(framing):
+    plain = without_labels(np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 3, 3)), framing)
+    of_rows = plain.label, plain.label, plain.index, plain.mask
+    for batch in (plain, CachedBatch(plain.image, plain.frame, *of_rows, framing)):
+        tree = by_rows(batch, "rows", "everywhere")
+        assert jax.tree.structure(tree) == jax.tree.structure(batch)
+        assert tree.label == "rows"
+    assert (tree.images, tree.frames) == ("everywhere", "everywhere")
 
 
 @pytest.mark.slow
@@ -77,7 +93,10 @@ class TestEightDevices:
         assert_close(eight["caches"]["many"], eight["caches"]["local"])
 
     def test_what_a_step_may_do_gives_the_losses_of_one_device(self, eight):
-        """Mixing, half precision, averaged weights, clipping and accumulation work together."""
+        """Mixing, half precision, averaged weights, clipping and accumulation work together.
+
+        So do pictures that are not cropped: here they are squished, and in `caches` padded.
+        """
         one, many = eight["settings"]["global"]
         assert_close(many, one)
         assert np.isfinite(eight["settings"]["local"]).all()

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, Self, TypeGuard
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -44,7 +44,12 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-class Best(NamedTuple):
+class _Best(NamedTuple):
+    metric: str = "accuracy"
+    direction: str = "highest"
+
+
+class Best(_Best):
     """Decides which epoch is best, for comparing and reporting runs and for keeping weights.
 
     The best record has the best value of a metric; ties are broken by the lowest validation loss,
@@ -53,19 +58,30 @@ class Best(NamedTuple):
 
     Attributes:
         metric: Name of the metric in the records.
-        direction: "highest" or "lowest", whichever is better.
+        direction: "highest" or "lowest", whichever is better; if it is left out, "lowest" for
+            losses and "error_rate", and "highest" for all others.
+
+    Raises:
+        ConfigError: The direction is another word.
 
     Example:
         >>> Best().of([{"accuracy": 0.9, "valid_loss": loss} for loss in (0.3, 0.2, 0.4)])
         1
         >>> Best().of([{"accuracy": accuracy} for accuracy in (0.8, 0.9, float("nan"), 0.9)])
         3
-        >>> Best("valid_loss", "lowest").of([{"valid_loss": loss} for loss in (0.3, 0.2, 0.4)])
+        >>> Best("valid_loss").of([{"valid_loss": loss} for loss in (0.3, 0.2, 0.4)])
         1
     """
 
-    metric: str = "accuracy"
-    direction: str = "highest"
+    __slots__ = ()
+
+    def __new__(cls, metric: str = "accuracy", direction: str | None = None) -> Self:
+        """Creates the rule; `Best._make` takes the fields of a rule as they were recorded."""
+        falls = metric in (*LOSSES, "error_rate")
+        direction = ("lowest" if falls else "highest") if direction is None else direction
+        if direction not in ("highest", "lowest"):
+            raise ConfigError(f"direction = {direction}: should be highest or lowest")
+        return super().__new__(cls, metric, direction)
 
     def rank(self, record: Mapping[str, Any]) -> tuple[float, float, float]:
         """Returns the rank of a record; the greatest is the best.
@@ -114,7 +130,7 @@ def best_by(name: str) -> Best:
         >>> best_by("error_rate").direction, best_by("f1").direction
         ('lowest', 'highest')
     """
-    return Best(name, "lowest" if name in (*LOSSES, "error_rate") else "highest")
+    return Best(name)
 
 
 def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarray, "items"]:

@@ -127,3 +127,18 @@ def test_an_unknown_metric_is_an_error_that_names_the_known(unknown):
     message = str(error.value)
     assert all(name in message for name in (*METRICS, "top_K"))
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["valid_loss", "train_loss", "error_rate", "accuracy", "own"])
+def test_losses_are_best_where_they_are_lowest_unless_the_rule_says_otherwise(name):
+    falls = name in ("valid_loss", "train_loss", "error_rate")
+    assert Best(name) == Best(name, "lowest" if falls else "highest")
+    assert Best(name, "highest").direction == "highest"
+
+
+@pytest.mark.parametrize("direction", ["min", "lower", "Lowest", "", 1])
+def test_a_direction_that_is_misspelt_is_refused(direction):
+    with pytest.raises(
+        ConfigError, match=f"^direction = {direction}: should be highest or lowest$"
+    ):
+        Best("valid_loss", direction)

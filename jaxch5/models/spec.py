@@ -7,11 +7,13 @@ name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from jaxch5.errors import ConfigError
+from jaxch5.util.limits import is_one_number
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -33,20 +35,46 @@ LEAVES = {
 }
 
 
-class Normalization(NamedTuple):
+class _Normalization(NamedTuple):
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Normalization(_Normalization):
     """Holds the statistics by which each colour is normalized, for values from 0 to 1.
 
-    Attributes:
-        mean: Mean of red, green and blue.
-        std: Standard deviation of red, green and blue.
+    Args:
+        mean: Mean of red, green and blue: a tuple, list or array; the attribute is a tuple.
+        std: Standard deviation of red, green and blue, in the same form.
+
+    Raises:
+        ConfigError: These are not three finite numbers each, or a deviation is not above 0.
 
     Example:
-        >>> Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).std
+        >>> Normalization(mean=(0.5, 0.5, 0.5), std=[0.25, 0.25, 0.25]).std
         (0.25, 0.25, 0.25)
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    __slots__ = ()
+
+    def __new__(cls, mean: Iterable[float], std: Iterable[float]) -> Self:
+        """Creates the statistics as tuples of Python's numbers, which can be keys and are JSON."""
+        return super().__new__(cls, _of_colours("mean", mean), _of_colours("std", std))
+
+
+def _of_colours(name: str, values: Any) -> tuple[float, float, float]:
+    numbers = [*values] if isinstance(values, Iterable) else [values]
+    if (
+        len(numbers) != 3
+        or not all(is_one_number(number) and math.isfinite(number) for number in numbers)
+        or (name == "std" and min(numbers) <= 0)
+    ):
+        limit = " above 0" * (name == "std")
+        raise ConfigError(
+            f"{name} = {numbers}: should be three finite numbers{limit}, for red, green and blue"
+        )
+    red, green, blue = map(float, numbers)
+    return red, green, blue
 
 
 class LastMap(NamedTuple):

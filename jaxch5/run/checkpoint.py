@@ -315,7 +315,7 @@ class Checkpoints(StoredCheckpoints):
 
 def _rank(record: Mapping[str, Any]) -> tuple[float, float, float]:
     """Ranks a record by the rule stored in it, so that reading a run does not require its task."""
-    return Best(*record.get(BEST) or ()).rank(record)
+    return Best._make(record.get(BEST) or Best()).rank(record)
 
 
 def _alone() -> Any:

@@ -23,7 +23,8 @@ from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy, focal_loss, sigmoid_cross_entropy
 from jaxch5.run.checkpoint import StoredCheckpoints
 from jaxch5.run.directory import create_run, open_run
-from jaxch5.training.recipe import Recipe, weights_of_classes
+from jaxch5.training.class_weights import weights_of_classes
+from jaxch5.training.recipe import Recipe
 
 LABELS = np.array([0] * 30 + [1] * 6)
 CLASSES = ("many", "few")

@@ -85,7 +85,7 @@ STEP = OUTPUT.beside(
     *_named(
         augmentation="color mixing policy",
         optim="groups optimizer schedule",
-        training="freezing mesh precision recipe reduction resident state step tta",
+        training="class_weights freezing mesh precision recipe reduction resident state step tta",
     ),
     libraries=("dm_pix", "optax"),
 )

@@ -21,8 +21,9 @@ from jaxch5.models.spec import IMAGENET
 from jaxch5.optim.groups import frozen_paths
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.task import one_vs_rest
+from jaxch5.training.class_weights import weights_of_classes
 from jaxch5.training.freezing import Frozen, layer_groups, summarize_model
-from jaxch5.training.recipe import Recipe, weights_of_classes
+from jaxch5.training.recipe import Recipe
 from jaxch5.training.state import init_state, with_fresh_optimizer
 
 RESNET = ResNet("resnet18", 2, "concat_pool")
@@ -279,3 +280,10 @@ def test_class_weights_are_numbers_of_any_library(array):
 def test_class_weights_that_do_not_fit_are_refused(given):
     with pytest.raises(ConfigError, match="should be 2 numbers above 0, one for each class"):
         weights_of_classes(given, np.array([0, 1]), "ab")
+
+
+@pytest.mark.parametrize("classes", [["cat", "dog"], ["0", "1"], ["1", "2"]])
+def test_class_weights_by_number_are_refused(classes):
+    """A class may be named by a number that is not its place among the classes."""
+    with pytest.raises(ConfigError, match=r"^fit\.class_weights: 0 should be the name of a class"):
+        weights_of_classes(dict(enumerate([1.0, 2.0])), np.array([0, 1]), classes)

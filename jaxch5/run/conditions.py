@@ -77,6 +77,8 @@ def conditions(recipe: Recipe, data: Data, seed: int) -> dict[str, str]:
         "seed": seed,
         "shuffle_seed": data.train.seed,
         "batch_size": data.train.batch_size,
+        # Batch norms then take their statistics from each device's share of a batch.
+        **({"devices": data.devices} if recipe.bn == "local" else {}),
         "sampler": data.train.sampler,
         "presize": data.presize,
         "size": data.size,

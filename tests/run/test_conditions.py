@@ -189,6 +189,16 @@ def test_what_does_not_change_the_result_may_differ(learn, run):
     assert by_command[CONDITIONS] == described(learn)[CONDITIONS]
 
 
+@pytest.mark.parametrize("bn", ["local", "global"])
+def test_the_number_of_devices_is_named_if_batch_norms_depend_on_it(bn, learn, tmp_path):
+    eight, one = (replace(learn.data, devices=devices) for devices in (8, 1))
+    then, now = (described(learn, Recipe(bn=bn), data=data) for data in (eight, one))
+    if bn == "global":
+        return compare(then, now, learn, tmp_path)
+    with pytest.raises(ConfigError, match="has devices 8, not 1; resume a run with"):
+        compare(then, now, learn, tmp_path)
+
+
 def test_the_default_mixing_of_a_command_is_that_of_python(learn):
     config = Config.model_validate({"augment": {"mix": "mixup"}})
     assert recipe_of(config).mix is not jx.mixup

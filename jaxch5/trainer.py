@@ -34,7 +34,7 @@ from jaxch5.run.recorder import Recorder
 from jaxch5.run.transfer import transfer
 from jaxch5.training.events import Begin, End, Epoch, Event, Hook, Ready
 from jaxch5.training.freezing import Frozen, layer_groups, shapes_of
-from jaxch5.training.guard import Guarded, alone, are_comparable, check_outputs
+from jaxch5.training.guard import Guarded, alone, are_comparable, check_outputs, check_weights
 from jaxch5.training.hosts import agree, agreed_check, of_first
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.loop import fit, predict
@@ -44,7 +44,7 @@ from jaxch5.training.mesh import make_mesh, place, placement_of, share
 from jaxch5.training.plan import Plan, check_rates, finished, in_sizes, left_to_do
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.reduction import check_is_mean
-from jaxch5.training.state import TrainState, init_state, with_fresh_optimizer, with_variables
+from jaxch5.training.state import TrainState, init_state, with_variables
 from jaxch5.training.step import DrawnEvalStep
 from jaxch5.training.steps import Steps, compile_steps
 from jaxch5.util.seeds import check_seed
@@ -124,10 +124,9 @@ class Trainer(Guarded):
         how = weights_key, self._frozen.optimizer, self._frozen.paths
         self.state: TrainState = init_state(self.model, self.recipe, self.data.size, *how)
         if self.pretrained:
-            drawn = {"params": self.state.params, "batch_stats": self.state.batch_stats}
             pretrained = for_size(self.pretrained, self.spec, height_and_width(self.data.size))
             head = self.model.head if self.spec.heads else None
-            taken, self._fate = transfer(drawn, pretrained, self.data.classes, head)
+            taken, self._fate = transfer(self.state.variables, pretrained, self.data.classes, head)
             self.state = with_variables(self.state, taken)
         self._place()
 
@@ -141,8 +140,7 @@ class Trainer(Guarded):
             seed: Seed for the initial weights and for every draw in training.
         """
         other = copy.copy(self)
-        other.run = None
-        other.data = self.data.with_seed(seed)
+        other.run, other.data = None, self.data.with_seed(seed)
         other._begin(seed)
         return other
 
@@ -153,10 +151,10 @@ class Trainer(Guarded):
 
     @property
     def is_untrained(self) -> bool:
-        """Whether the body is random, or was random when the restored one-cycle run began."""
+        """Whether no epoch has trained the random body, or a restored run does in one cycle."""
         in_cycle = self._restored and {one["phase"] for one in self.records} <= {"one_cycle"}
         begins = not (self.pretrained or self._frozen.frozen_to)
-        return begins and (in_cycle or not int(self.state.step))
+        return begins and (in_cycle or not self.records)
 
     @property
     def records(self) -> list[Record]:
@@ -171,13 +169,15 @@ class Trainer(Guarded):
     def _adopt(self, data: Data) -> Data:
         """Prepares for other data: devices, class weights, and which epochs can be compared."""
         make_mesh(data.train.batch_size, self.recipe.devices)
-        before, of = self.recipe, (data.train.labels, data.classes)
-        recipe = before.reweighted(self._given.class_weights, *of)
-        if recipe is not before:
+        recipe = self.recipe.reweighted(self._given.class_weights, data.train.labels, data.classes)
+        if changed := recipe is not self.recipe:
             vars(self)["recipe"], self._compiled = recipe, {}
             self._frozen = self._frozen_to(self._frozen.frozen_to)
             print_line(self.console, "the class weights are now those of the new data")
-        self._past.changes += recipe is not before or not are_comparable(self.data, data)
+        changed |= not are_comparable(self.data, data)
+        self._past.changes += changed
+        # A restored run goes on only in epochs like its own.
+        self._restored &= not changed and len(data.train) == len(self.data.train)
         return share(data, self.mesh)
 
     def _frozen_to(self, group: int) -> Frozen:
@@ -220,17 +220,17 @@ class Trainer(Guarded):
         self._frozen = self._frozen_to(n)
         if line := self._frozen.idle(n):
             print_line(self.console, line)
-        self.state = with_fresh_optimizer(self.state, self._frozen.optimizer, self._frozen.paths)
+        self.state = self._frozen.fresh(self.state)
         self._place()
 
     @alone
     def _fit(self, plans: Sequence[Plan]) -> None:
         """Follows the plans, whose steps count from 0, or what a restored run has left of them."""
+        check_weights(self.state)
         steps_per_epoch = len(self.data.train)
-        for plan in plans:
-            check_rates(plan, steps_per_epoch)
+        check_rates(plans, steps_per_epoch)
         plans = in_sizes(plans, self.recipe.sizes, steps_per_epoch)
-        of = int(self.state.step), self.records if self._restored else None
+        of = int(self.state.step), self.records
         with self._past.writing(self.run, *of), Interrupts() as interrupts:
             restored, self._restored = self._restored, False
             if not restored:
@@ -270,7 +270,7 @@ class Trainer(Guarded):
                 self._freeze_to(plan.frozen_to)
             size = plan.size or data.size
             with interrupts.during("compiling"):
-                steps = self._steps_of(size)
+                steps = self._steps_of(size).wrapped(interrupts.unbroken)
             check()
             yield Ready(int(self.state.step), plan)
             args = plan, steps, recipe.objective, self._key, recipe.metrics, within and unvalidated
@@ -278,8 +278,8 @@ class Trainer(Guarded):
                 for event in fit(self.state, data, *args, check, recipe.task, offset):
                     if isinstance(event, Epoch) and self._past.changes:
                         event.record[CHANGES] = self._past.changes
-                    # Kept at once: by now, the step has consumed the previous state.
                     self.state = event.state
+                    interrupts.kept()
                     yield event
         if self.saving.keep_best:
             self._kept, variables = keeper.best() or (None, self.state.variables)
@@ -318,25 +318,26 @@ class Trainer(Guarded):
         if found is None:
             return False
         check_pictures(run, self.data)
-        self.state, self.recorder.records[:] = found
+        about, frozen, seen, (state, records) = found
+        agree({"step of the last checkpoint": int(state.step)})
+        # From here on nothing can fail, so a run that is refused leaves the learner as it was.
+        self.normalization, self.view, self.licence = seen
+        self._frozen, self.state = frozen, state
         self._place()
-        agree({"step of the last checkpoint": int(self.state.step)})
-        self._kept, self._restored = None, True
-        self._past.restore(run, saves.about(int(self.state.step)), self.data, steps)
+        self.recorder, self._kept, self._restored = Recorder(records), None, True
+        self._past.restore(run, about, self.data, steps)
         return True
 
-    def _saved(self, saves: StoredCheckpoints, step: int) -> Saved:
+    def _saved(self, saves: StoredCheckpoints, step: int) -> tuple[Any, Frozen, Any, Saved]:
         seen, frozen_to = check_conditions(saves, step, self._about())
-        self.normalization, self.view, self.licence = seen
-        self._freeze_to(frozen_to)
-        return saves.restore(self.state, step)
+        frozen = self._frozen_to(frozen_to)
+        return saves.about(step), frozen, seen, saves.restore(frozen.fresh(self.state), step)
 
     @property
     def _classifier(self) -> Predictor:
         """One predictor for all states, so that predictions share its compiled programs."""
         data, task, spec = self.data, self.recipe.task, self.spec
-        how = self.model, spec, self.precision, data, self.view, self.licence
-        about = about_network(*how)
+        about = about_network(self.model, spec, self.precision, data, self.view, self.licence)
         of: tuple[Any, ...] = self.model, {}, data.classes, self.normalization, about, task, spec
         if self._predictor is None or self._predictor[0] != of:
             self._predictor = of, Predictor(*of)

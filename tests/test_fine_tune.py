@@ -151,6 +151,22 @@ def test_a_random_body_is_not_frozen(compiled, tmp_path):
     assert bits(resumed.state) == bits(other.state)
 
 
+def test_a_body_that_no_epoch_has_trained_is_not_frozen(compiled):
+    """As when a cell is interrupted in its first epoch, and run again."""
+    learn = compiled.again(0)
+
+    def interrupt(event):
+        if isinstance(event, Step) and event.number == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    learn.hooks = (interrupt,)
+    with pytest.raises(KeyboardInterrupt):
+        learn.fine_tune(2, base_lr=0.05)
+    learn.hooks = ()
+    learn.fine_tune(2, base_lr=0.05)
+    assert [record["phase"] for record in learn.records] == ["one_cycle"] * 2
+
+
 def test_layer_decay_reaches_every_step_of_every_way_to_train(data, monkeypatch):
     """With two stages and `layer_decay = 0.5`, each step gives the body half of the head's rate.
 

@@ -111,6 +111,14 @@ def test_sizes_that_cannot_be_are_refused(data):
         jx.vision_learner(data, Fixed(), sizes=(8, 20))
 
 
+def test_data_of_another_size_are_refused_if_the_sizes_do_not_rise_to_it(data):
+    learn = learner(data)
+    with pytest.raises(ConfigError, match=r"^fit\.sizes = .*should rise to data\.size, .* 16"):
+        learn.data = replace(data, size=16)
+    assert learn.data.size == 20
+    learn.data = replace(data)
+
+
 def test_the_last_size_is_that_of_validation(tmp_path):
     argv = ["--data.path", "photos", "--fit.sizes", "96,128,160"]
     config = parse(Options, argv, "test").settings()

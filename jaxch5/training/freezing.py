@@ -28,6 +28,7 @@ from jaxch5.optim.groups import (
 from jaxch5.training.kept import kept_shapes
 from jaxch5.training.plan import check_sizes
 from jaxch5.training.recipe import Recipe
+from jaxch5.training.state import TrainState, with_fresh_optimizer
 from jaxch5.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
 from jaxch5.view import WHOLE, View
 
@@ -163,6 +164,10 @@ class Frozen:
             f"the layers of {name} form one group, so none of them is frozen: name the last layer "
             "(and no other) head, or describe the stages in a ModelSpec"
         )
+
+    def fresh(self, state: TrainState) -> TrainState:
+        """Returns the state with a fresh optimizer state for the parameters that are trained."""
+        return with_fresh_optimizer(state, self.optimizer, self.paths)
 
     def steps(
         self,

@@ -18,6 +18,9 @@ from jaxch5.models.spec import ModelSpec
 from jaxch5.task import Task
 from jaxch5.training.events import check_hooks
 from jaxch5.training.kept import kept_shapes
+from jaxch5.training.plan import check_sizes
+from jaxch5.training.recipe import Recipe
+from jaxch5.training.state import TrainState, is_finite
 from jaxch5.util.fastai import NamesFastai
 from jaxch5.util.text import same_names
 
@@ -83,6 +86,20 @@ def check_successor(model: nn.Module, spec: ModelSpec, before: Data, data: Data)
             )
 
 
+def check_weights(state: TrainState) -> None:
+    """Checks that earlier training, if there was any, has left finite weights.
+
+    Raises:
+        TrainingError: It has not, so that no further training could change a weight.
+    """
+    if int(state.step) and not is_finite(state):
+        raise TrainingError(
+            "the weights are no longer finite after earlier training; in Python, start over with "
+            "learn = learn.again(seed), or return to a run's last checkpoint with "
+            "learn.restore(run)"
+        )
+
+
 def are_comparable(before: Data, data: Data) -> bool:
     """Checks whether scores on two data compare networks: same pictures for validation, same view.
 
@@ -114,6 +131,7 @@ class Guarded(NamesFastai):
 
     data: Data
     model: nn.Module
+    recipe: Recipe
     spec: ModelSpec
     _in_call: str = ""
 
@@ -129,6 +147,7 @@ class Guarded(NamesFastai):
             if name in vars(self) and name == "data":
                 refuse_within_call(self, "a change of learn.data")
                 check_successor(self.model, self.spec, self.data, value)
+                check_sizes(self.recipe.sizes, value.size)
                 value = self._adopt(value)
             if name == "hooks":
                 value = check_hooks(value)

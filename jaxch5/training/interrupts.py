@@ -8,8 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
+from typing import ParamSpec, TypeVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Terminated(SystemExit):
@@ -61,13 +65,16 @@ def caller_decides() -> Iterator[None]:
 class Interrupts:
     """Context manager that delays SIGINT and SIGTERM until `check` is called.
 
-    A SIGINT that follows an earlier SIGINT or SIGTERM is not delayed. Python delivers signals only
-    to the main thread; in another thread this class does nothing.
+    A SIGINT that follows an earlier SIGINT or SIGTERM is delayed only until a step is complete; see
+    `unbroken`. Python delivers signals only to the main thread; in another thread this class does
+    nothing.
     """
 
     def __init__(self) -> None:
         self._asked: int | None = None
         self._doing: str | None = None
+        self._unbroken = False
+        self._at_once = False
         self._handled = ExitStack()
 
     def __enter__(self) -> Interrupts:
@@ -112,9 +119,34 @@ class Interrupts:
         finally:
             self._doing = None
 
+    def unbroken(self, step: Callable[P, R]) -> Callable[P, R]:
+        """Wraps a training step so that nothing is raised between its call and `kept`.
+
+        The step consumes a state; if its result were lost, there would be none. Waiting costs
+        nothing, since Python cannot handle a signal while a step is computed.
+        """
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            self._unbroken = True
+            return step(*args, **kwargs)
+
+        return call
+
+    def kept(self) -> None:
+        """Ends what a call of an `unbroken` step began: its result cannot get lost any more.
+
+        Raises:
+            StopAtOnce: Meanwhile, a SIGINT was received that should not have been delayed.
+        """
+        self._unbroken = False
+        if self._at_once:
+            raise StopAtOnce
+
     def _hold(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._asked is not None:
-            raise StopAtOnce
+            if not self._unbroken:
+                raise StopAtOnce
+            self._at_once = True
         self._asked = number
         if self._doing:
             # Not with `print`, because the signal may have interrupted a call of `print`.

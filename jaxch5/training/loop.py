@@ -84,6 +84,7 @@ def fit(
         nonlocal learned
         epoch += earlier_epochs
         unread = losses.read()
+        losses.check()
         trained = time.perf_counter() - began
         made = steps_per_epoch - int(jax.device_get(state.epoch_skipped))
         learned |= made > 0
@@ -139,7 +140,9 @@ def fit(
         due = (step + count) // STEPS_BETWEEN_READS > step // STEPS_BETWEEN_READS
         step += count
         read = losses.read(but=STEPS_UNREAD if count == 1 else 1) if due else []
+        # The step has consumed the earlier state, so this one is handed out before any error.
         yield Step(step, state, read)
+        losses.check()
 
         if step % steps_per_epoch == 0:
             yield validated(state, epoch, step)
@@ -155,7 +158,7 @@ def _nothing_learned(epoch: int) -> str:
 
 
 class _Losses:
-    """Reads the losses of steps back from the device, a few at a time, and checks them."""
+    """Reads the losses of steps back from the device, a few at a time; `check` refuses bad ones."""
 
     def __init__(self, plan: Plan, start: int, half: bool) -> None:
         self._plan = plan
@@ -164,6 +167,7 @@ class _Losses:
         self._unread: list[Float[Array, "*steps"]] = []
         self._not_finite = 0
         self._finite = start > 0
+        self._error: TrainingError | None = None
 
     def add(self, losses: Float[Array, "*steps"]) -> None:
         """Adds the loss of a step, or the losses of a call of many steps."""
@@ -180,7 +184,7 @@ class _Losses:
         for loss in losses:
             self._not_finite = 0 if np.isfinite(loss) else self._not_finite + 1
             if self._not_finite == NOT_FINITE_IN_A_ROW:
-                raise TrainingError(
+                self._error = TrainingError(
                     f"the loss of steps {self._read + 2 - NOT_FINITE_IN_A_ROW} to "
                     f"{self._read + 1} is {loss}{self.way_out(self._read)}"
                 )
@@ -190,6 +194,11 @@ class _Losses:
             read.append(StepRecord(self._read, loss, rates, momentum))
             self._read += 1
         return read
+
+    def check(self) -> None:
+        """Raises the error of three losses in a row that are not finite, once they were read."""
+        if self._error:
+            raise self._error
 
     def way_out(self, step: int) -> str:
         """Returns the end of a message about a loss that is not finite, which says what to do."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -239,15 +239,16 @@ def _part_of(plan: Plan, first: int, last: int, steps_per_epoch: int) -> Plan:
     )
 
 
-def check_rates(plan: Plan, steps_per_epoch: int) -> None:
-    """Refuses a plan whose steps would change nothing.
+def check_rates(plans: Iterable[Plan], steps_per_epoch: int) -> None:
+    """Refuses plans of which one has only steps that would change nothing.
 
     Raises:
         ConfigError: No rate is above 0.
     """
-    steps = plan.epochs * steps_per_epoch
-    if not any(max(plan.rates(step)) > 0 for step in range(steps)):
-        raise ConfigError(f"lr: none of the {steps} steps has a rate above 0")
+    for plan in plans:
+        steps = plan.epochs * steps_per_epoch
+        if not any(max(plan.rates(step)) > 0 for step in range(steps)):
+            raise ConfigError(f"lr: none of the {steps} steps has a rate above 0")
 
 
 def left_to_do(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -39,6 +40,10 @@ class Steps(NamedTuple):
     need: Need | None
     many: ManySteps | None
     a_call: int
+
+    def wrapped(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Steps:
+        """Returns the steps with `wrap` around the functions that train."""
+        return self._replace(train=wrap(self.train), many=self.many and wrap(self.many))
 
 
 def compile_steps(

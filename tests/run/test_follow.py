@@ -108,6 +108,26 @@ def test_a_second_interrupt_waits_for_nothing(learn):
     assert steps_of(learn.run) == []
 
 
+def test_a_second_interrupt_within_a_step_leaves_the_learner_at_that_step(learn):
+    (key, steps), calls = next(iter(learn._compiled.items())), []
+
+    def train(*given):
+        result = steps.train(*given)
+        calls.append(given)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    learn._compiled = {key: steps._replace(train=train)}
+    with pytest.raises(StopAtOnce):
+        learn.fit(2, 0.01)
+    assert int(learn.state.step) == 3
+    assert learn.validate()["accuracy"] >= 0
+    learn.fit(1, 0.01)
+    assert len(learn.records) == 1
+
+
 def test_a_second_interrupt_does_not_wait_for_the_save_of_the_first(learn, monkeypatch):
     """Checkpoints are not closed, since closing would wait for the save that is under way."""
     closed = []
@@ -192,6 +212,39 @@ def test_a_run_of_other_classes_or_another_network_says_what_differs(learn):
     other = vision_learner(data_of(), Another())
     with pytest.raises(ConfigError, match="has arch Tiny, not Another"):
         other.restore(learn.run)
+
+
+def test_a_run_that_is_refused_leaves_the_learner_as_it_was(compiled, learn):
+    """This holds whether its pictures are others, or none of its checkpoints is intact."""
+    learn.normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    learn.fit(1, 0.01)
+    other = compiled.again(0)
+    other.fit(2, 0.02)
+    before = bits(other.state), other.normalization, len(other.recorder.losses)
+    data = other.data
+    swapped = data.parted(data.valid.items[:8], data.train.items)
+    for refuse in ("pictures", "damage"):
+        if refuse == "damage":
+            (learn.run.checkpoints / "5" / "rest" / "arrays.safetensors").write_bytes(b"")
+        other.data = swapped if refuse == "pictures" else data
+        line = "trained on other pictures" if refuse == "pictures" else "is damaged"
+        with pytest.raises((ConfigError, CheckpointError), match=line):
+            other.restore(learn.run)
+        assert (bits(other.state), other.normalization, len(other.recorder.losses)) == before
+
+
+def test_a_restored_learner_has_only_the_steps_that_follow(compiled, learn):
+    """The steps of a trial before it are forgotten, as its records are."""
+    learn.fit(2, 0.01)
+    other = compiled.again(0)
+    other.fit(3, 0.02)
+    assert other.restore(learn.run)
+    assert other.records == learn.records
+    recorder = other.recorder
+    assert [recorder.losses, recorder.lrs, recorder.moms, recorder.ends] == [[], [], [], []]
+    other.fit(3, 0.01)
+    training, validation = recorder.plot_loss(skip_start=0).axes[0].lines
+    assert (len(training.get_xdata()), validation.get_xdata().tolist()) == (5, [5])
 
 
 def test_a_restored_run_is_evaluated_with_its_own_normalization(compiled, learn):

@@ -87,6 +87,27 @@ def test_epochs_are_counted_one_by_one_whatever_number_of_batches_they_have(bloc
     assert [record["epoch"] for record in lines(run)] == [0, 1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("change", ["same", "shorter", "longer", "other"])
+def test_only_data_like_its_own_continue_a_restored_run(block, source, tmp_path, change):
+    """With other data, the next call trains all of its epochs; with the same data, what is left."""
+    learn, run = learner(block.load(batch_size=20)), new_run(tmp_path / "run")
+    learn.run = run
+    learn.fit(2, 1e-3)
+    again = learner(block.load(batch_size=20))
+    again.run = run
+    assert again.restore(run)
+    batch_size = {"shorter": 60, "longer": 10}.get(change, 20)
+    labels = 1 - source.labels if change == "other" else source.labels
+    again.data = replace(block, source=replace(source, labels=labels)).load(batch_size=batch_size)
+    again.fit(3, 1e-3)
+    epochs = 1 if change == "same" else 3
+    assert [record["epoch"] for record in lines(run)] == list(range(2 + epochs))
+    assert len(again.recorder.losses) == epochs * len(again.data.train)
+    for record, end in zip(again.records[2:], again.recorder.ends, strict=True):
+        of_epoch = again.recorder.losses[end - len(again.data.train) : end]
+        assert record["train_loss"] == pytest.approx(np.mean(of_epoch), rel=1e-4)
+
+
 @pytest.mark.parametrize("in_run", [False, True])
 def test_the_best_epoch_is_one_of_those_on_the_present_data(block, source, tmp_path, in_run):
     """A score on earlier validation pictures is neither kept nor shown beside the present ones."""

@@ -61,3 +61,17 @@ def test_another_thread_trains_without_signals():
     thread.start()
     thread.join()
     assert not errors
+
+
+def test_a_second_interrupt_waits_until_the_result_of_a_step_is_kept():
+    """Python handles a signal when a step returns, which would lose the only state there is."""
+
+    def interrupted(result):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return result
+
+    with Interrupts() as interrupts:
+        assert interrupts.unbroken(interrupted)("state") == "state"
+        with pytest.raises(StopAtOnce):
+            interrupts.kept()

@@ -37,13 +37,13 @@ class Tiny(nn.Module):
         return jnp.where(x.mean(1, keepdims=True) > self.bright, jnp.nan, logits)
 
 
-def data_of(bright=()):
+def data_of(bright=(), batch_size=4):
     """Returns grey noise; the validation pictures at the positions in `bright` are white."""
     images = np.random.default_rng(0).integers(0, 200, (32, 8, 8, 3), dtype=np.uint8)
     source = from_arrays(images, np.arange(32) % 2, ["a", "b"])
     _, valid = random_split(0.25)(source)
     images[valid[list(bright)]] = 255
-    return DataBlock(source, random_split(0.25), presize=8, size=8, augment=None).load(4)
+    return DataBlock(source, random_split(0.25), presize=8, size=8, augment=None).load(batch_size)
 
 
 def learner(model=None, bright=(), **settings):
@@ -214,10 +214,38 @@ def test_a_loss_that_never_was_a_number_is_not_the_rates_fault():
         learn.lr_find()
 
 
+def growing(logits, labels):
+    return jnp.exp(jnp.mean(logits**2))
+
+
 def test_a_loss_that_grew_is_the_rates_fault():
-    learn = learner(loss=lambda logits, labels: jnp.exp(jnp.mean(logits**2)), optimizer="sgd")
+    learn = learner(loss=growing, optimizer="sgd")
     with pytest.raises(TrainingError, match=r"lower it \(--fit.lr\)"):
         learn.fit(3, 100.0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_learner_whose_loss_grew_still_answers_and_says_how_to_go_on(batch_size, tmp_path):
+    """Its weights are those after the last step, and a lower rate alone would not change them.
+
+    With 24 steps per epoch, the losses are read at the eighth step, and with 6 at the epoch's end.
+    """
+    learn = learner(loss=growing, optimizer="sgd")
+    learn.data = data_of(batch_size=batch_size)
+    learn.run = create_run(Config(), tmp_path / "run")
+    learn.fit(1, 1e-3)
+    with pytest.raises(TrainingError, match=r"lower it \(--fit.lr\)"):
+        learn.fit(1, 100.0)
+    assert not np.isfinite(jax.device_get(learn.state.params)["head"]["bias"]).all()
+    assert learn.validate()["unanswered"] == 8
+    with pytest.raises(TrainingError, match=r"learn\.again\(seed\), .* learn\.restore\(run\)$"):
+        learn.fit(3, 1e-3)
+    again = learn.again(0)
+    again.fit(1, 1e-3)
+    assert learn.restore(learn.run)
+    learn.fit(2, 1e-3)
+    for one in (again, learn):
+        assert math.isfinite(one.records[-1]["valid_loss"])
 
 
 @pytest.mark.parametrize("num_it", [0, 1, 5, 13])

@@ -68,8 +68,8 @@ class Past:
         Args:
             run: Run to write into; None if nothing is written.
             step: Number of completed steps.
-            restored: Records of the epochs that were restored, if the call continues the run from a
-                checkpoint; what the run has beyond this checkpoint is then removed.
+            restored: Records of the epochs so far; what the run has beyond them and `step`, as it
+                may after a restore, is removed. None removes nothing.
 
         Raises:
             CheckpointError: Another process writes into the run, or the run cannot be written.

@@ -72,7 +72,8 @@ def data_of(
     data = load_data(config, source, split, on_this_host())
     # Each process chooses where to keep pictures, and compiled programs depend on some choices.
     cache = data.cache if data.cache == "device" else "off or memory"
-    agree({"data.cache": cache, "pictures": len(source), "classes": list(data.classes)})
+    agree({"data.cache": cache, "data.batch_size": data.train.batch_size})
+    agree({"pictures": len(source), "classes": list(data.classes)})
     agree({"pictures and their parts": data.pictures.digest})
     # A resumed run has to keep its settings, so no line advises the user to change them.
     for line in data.outline(advise=run is None):

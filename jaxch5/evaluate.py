@@ -121,7 +121,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     for name, figure in figures.items():
         save_figure(figure, out / f"{name}.png")
     if source.file is not None:
-        # An earlier evaluation's file is kept, since a person may have corrected labels in it.
+        # An earlier evaluation's file is kept, since a person may have written notes in it.
         interp.write_suspects(unused(out / "suspects", ".csv"))
     head, *lines = str(report).splitlines()
     for line in (head, *lines):

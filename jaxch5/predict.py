@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,26 +182,29 @@ def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver
 
     found: list[Found] = []
     passed_over: dict[str, PassedOver] = {}
-    for name in chain.from_iterable(map(_matched, names)):
-        files = [name]
-        try:
-            if name == "-":
-                found += _of_standard_input(sys.stdin.buffer.read())
-                continue
-            if Path(name).is_dir():
-                listed = list_folder(Path(name))
-                if listed.passed_over:
-                    passed_over[name] = listed.passed_over
-                files = [os.path.join(name, file) for file in listed.pictures]
-                if not files:
-                    raise DataError(f"{name}: contains no readable pictures")
-            elif not os.path.lexists(name) and glob.has_magic(name):
-                raise DataError(f"{name}: no file matches")
-            found += [(file, file) for file in files]
-        except OSError as error:
-            found.append((name, DataError(f"{name}: cannot be read: {error.strerror}")))
-        except DataError as error:
-            found.append((name, error))
+    for given in names:
+        before = len(found)
+        for name in _matched(given):
+            files = [name]
+            try:
+                if name == "-":
+                    found += _of_standard_input(sys.stdin.buffer.read())
+                    continue
+                if Path(name).is_dir():
+                    listed = list_folder(Path(name))
+                    if listed.passed_over:
+                        passed_over[name] = listed.passed_over
+                    files = [os.path.join(name, file) for file in listed.pictures]
+                elif not os.path.lexists(name) and glob.has_magic(name):
+                    raise DataError(f"{name}: no file matches")
+                found += [(file, file) for file in files]
+            except OSError as error:
+                found.append((name, DataError(f"{name}: cannot be read: {error.strerror}")))
+            except DataError as error:
+                found.append((name, error))
+        # A pattern may match folders without pictures, but not only such folders.
+        if len(found) == before:
+            found.append((given, DataError(f"{given}: contains no readable pictures")))
     return found, passed_over
 
 

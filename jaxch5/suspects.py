@@ -147,7 +147,8 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     document = {
         "format": 1,
         "by": options.by,
-        "run": str(options.run.absolute()) if options.run else None,
+        # A folder that is judged itself is found wherever it is moved to.
+        "run": str(options.run.absolute()) if options.run and out != options.run else None,
         "classes": list(source.classes),
         "judged": judged,
         **described(source, valid, np.flatnonzero(folds >= 0), probabilities, features),
@@ -198,8 +199,8 @@ def check_settings(options: SuspectsOptions) -> None:
             earlier = not is_run(out) and (out.path / "suspects.json").exists()
             if not earlier:
                 raise ConfigError(
-                    f"out = {out.path}: has a {out.config_file.name} that is not from jaxch5 "
-                    "suspects and would be replaced; name another folder"
+                    f"out = {out.path}: has a {out.config_file.name}, but is not a folder of "
+                    "suspects, and would be written over; name another folder"
                 )
         return
     directory, recorded = open_run(options.run)

@@ -230,8 +230,8 @@ class Trainer(Guarded):
         steps_per_epoch = len(self.data.train)
         check_rates(plans, steps_per_epoch)
         plans = in_sizes(plans, self.recipe.sizes, steps_per_epoch)
-        of = int(self.state.step), self.records
-        with self._past.writing(self.run, *of), Interrupts() as interrupts:
+        now = int(self.state.step), self.records
+        with self._past.writing(self.run, *now), Interrupts() as interrupts:
             restored, self._restored = self._restored, False
             if not restored:
                 # Epochs begin at multiples of their length, even after an interrupted epoch.
@@ -274,7 +274,8 @@ class Trainer(Guarded):
             check()
             yield Ready(int(self.state.step), plan)
             args = plan, steps, recipe.objective, self._key, recipe.metrics, within and unvalidated
-            with out_of_memory(steps.need, data.train.batch_size, size, data.devices):
+            need = steps.need, data.train.batch_size, size, data.devices
+            with out_of_memory(*need), interrupts.steps():
                 for event in fit(self.state, data, *args, check, recipe.task, offset):
                     if isinstance(event, Epoch) and self._past.changes:
                         event.record[CHANGES] = self._past.changes
@@ -294,8 +295,8 @@ class Trainer(Guarded):
 
     def _about(self) -> dict[str, Any]:
         of = self.model, self.spec, self._frozen.frozen_to, self.recipe, self.data, self._seed
-        about = about_run(*of, self.normalization, self.view, self.licence)
-        return about | self._past.described(self.data)
+        seen = self.normalization, self.view, self.licence
+        return about_run(*of, *seen) | self._past.described(self.data)
 
     @alone
     def restore(self, run: RunDir) -> bool:
@@ -311,8 +312,7 @@ class Trainer(Guarded):
             ConfigError: The run has another network, other pictures or other settings.
             TrainingError: Training is in progress.
         """
-        saves = StoredCheckpoints(run.checkpoints)
-        steps = saves.steps()
+        steps = (saves := StoredCheckpoints(run.checkpoints)).steps()
         found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
         agree({f"a checkpoint in {run.path}": found is not None})
         if found is None:

@@ -389,6 +389,18 @@ def test_a_twin_is_shown_once_whatever_is_wrong_with_its_group(cleaned, pictures
     assert [one["image"] for one in first["twins"]] == [second["image"]]
 
 
+def test_a_twin_that_is_listed_with_two_classes_is_shown_with_both(cleaned, serve):
+    judged = json.loads((cleaned / "suspects.json").read_text())
+    (group,) = judged["near_duplicates"]
+    for name, value in {"images": group["images"][1], "labels": "blue", "parts": "train"}.items():
+        group[name].append(value)
+    group["labels"][1] = "red"
+    (cleaned / "suspects.json").write_text(json.dumps(judged))
+    shown = serve(cleaned).content["suspects"]
+    (first,) = (one for one in shown if len(one["twins"]) > 1)
+    assert sorted(one["label"] for one in first["twins"]) == ["blue", "red"]
+
+
 def test_where_the_network_looks_is_what_attribution_says(cleaned, serve, trained, pictures):
     """The map is that of the predicted class; without a run, the page says why it has no maps."""
     server = serve(cleaned)

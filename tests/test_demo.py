@@ -195,6 +195,8 @@ FAR = "http://127.0.0.1:9/evil"
         ('path = "TABLE"', 8),
         ('path = "TABLE_WITH_A_LINK"', 0),
         (f'archive = "{FAR}.zip"', 0),
+        # What is to be unpacked may be endless.
+        ('archive = "/dev/zero"', 0),
         ('path = "memory://evil"', 0),
     ],
 )

@@ -301,7 +301,7 @@ def test_a_run_and_a_configuration_of_ones_own_are_not_written_over(
         before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
         status, _, err = judged(capsys, *argv, folder)
         assert status == 2
-        assert f"out = {folder}: has a config.toml that is not from jaxch5 suspects" in err
+        assert f"out = {folder}: has a config.toml, but is not a folder of suspects" in err
         assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert judged(capsys, run)[0] == 0
     assert judged(capsys, *argv, run)[0] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def load_source(settings: DataConfig, fetch: bool = True) -> Source:
 
     Args:
         settings: Settings that name the pictures.
-        fetch: Whether pictures may be fetched; if not, only files on this machine are read.
+        fetch: Whether pictures may be fetched or unpacked; if not, only a folder or a table of
+            files on this machine is read.
 
     Raises:
         DataError: The pictures or their classes cannot be found, or may not be fetched.
@@ -94,9 +96,9 @@ def epochs_for(pictures: int, from_scratch: bool) -> int:
 
 
 def _found(settings: DataConfig, fetch: bool) -> Source:
-    places = settings.tfds, *filter(is_address, (settings.archive, settings.path))
+    places = settings.tfds, settings.archive, *filter(is_address, (settings.path,))
     if not fetch and (place := next(filter(None, places), None)):
-        raise DataError(f"{place}: is not on this machine, and nothing is to be fetched")
+        raise DataError(f"{place}: nothing is to be fetched or unpacked")
     if settings.tfds is not None:
         from jaxch5.data.sources.tfds import from_tfds
 
@@ -117,7 +119,7 @@ def _found(settings: DataConfig, fetch: bool) -> Source:
     if is_table(settings.path):
         columns = settings.image_column, settings.label_column
         return from_csv(settings.path, *columns, settings.root, fetch)
-    if settings.path.is_file():
+    if settings.path.is_file() and fetch:
         from jaxch5.data.sources.archive import from_archive, is_archive
 
         if is_archive(settings.path):
@@ -271,7 +273,9 @@ def load_data(
     split, own = split or split_of(settings, source), split is None
     import jax  # Commands that need no device, such as `verify`, do not import it.
 
-    devices = (config.fit.devices or jax.local_device_count()) * jax.process_count()
+    # Each process uses as many as every process has.
+    each = min(Counter(device.process_index for device in jax.devices()).values())
+    devices = (config.fit.devices or each) * jax.process_count()
     batch_size = settings.batch_size
     if "batch_size" not in settings.model_fields_set:
         # The default batch size is reduced to one that the training set and the devices allow.

@@ -134,7 +134,8 @@ def explain(error: ValidationError, keys: list[str]) -> str:
     first = error.errors()[0]
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
-    key = ".".join(str(part) for part in first["loc"])
+    # Where several types are allowed, pydantic adds a name such as literal['a','b'].
+    key = ".".join(part for part in map(str, first["loc"]) if "[" not in part)
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, keys, n=1)
         return f"{key}: no such setting" + (f"; did you mean {close[0]}?" if close else "")

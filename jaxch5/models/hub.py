@@ -106,9 +106,15 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
             fetched, or the hub has the weights only in PyTorch's format and PyTorch is not
             installed.
     """
-    # Files in the cache come first, since finding them needs no hub. They belong to one commit.
-    for name in sorted(FILES, key=lambda name: not _cached(place, name, place.revision, cache)):
-        file, commit = _look(place, name, place.revision, cache, endpoint)
+    for name in FILES:
+        try:
+            file, commit = _look(place, name, place.revision, cache, endpoint)
+        except WeightsError:
+            # Without the hub, weights that are in the cache will do in either format.
+            there = (_cached(place, each, place.revision, cache) for each in FILES)
+            file, commit = next(filter(None, there), None), None
+            if file is None:
+                raise
         if file or commit:
             break
     else:

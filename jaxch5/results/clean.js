@@ -220,7 +220,7 @@ async function send() {
         const told = await reply.json();
         take(told);
         if (told.undone) show(Object.keys(told.answers).map(Number));
-      } else if (reply.status >= 500) {
+      } else if (reply.status === 507) {
         // The answer was not written, for example because the disk is full.
         hint = await reply.text();
         throw new Error(hint);

@@ -244,10 +244,10 @@ class Cleaner:
         nearest = suspect.get("nearest") or {}
         # Groups may share pictures: one with two classes may also be divided between the parts.
         twins = {
-            image: {"image": self._place(image), "label": printable(label), "part": part}
+            twin: {"image": self._place(twin[0]), "label": printable(twin[1]), "part": twin[2]}
             for group in groups
-            for image, label, part in zip(*(group[name] for name in TWINS), strict=True)
-            if image != suspect["image"] and image in self._item
+            for twin in zip(*(group[name] for name in TWINS), strict=True)
+            if twin[0] != suspect["image"] and twin[0] in self._item
         }
         return {name: suspect.get(name) for name in KNOWN} | {
             "image": self._place(suspect["image"]),

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxch5.data.block import Data
-from jaxch5.errors import ConfigError
+from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.run.checkpoint import StoredCheckpoints
 from jaxch5.task import SOFTMAX
@@ -130,5 +130,8 @@ def check_conditions(
                 "resume a run with the network, the data and the settings that it began with, or "
                 "begin another from its weights"
             )
-    normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
+    try:
+        normalization = Normalization(about["mean"], about["std"])
+    except ConfigError as error:
+        raise CheckpointError(f"{saves.directory / str(step)}: {error}") from None
     return (normalization, view_of(about), about.get("licence")), about["frozen_to"]

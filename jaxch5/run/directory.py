@@ -15,6 +15,7 @@ lock               locked by the process that is writing to the directory
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -34,6 +35,7 @@ from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.metrics import Record
 from jaxch5.util.address import LISTED, expanded, is_address
 from jaxch5.util.files import to_json, unused, write_file
+from jaxch5.util.text import plain_console, print_line
 
 # File of `jaxch5 transfer_profile`, whose folder has no network but otherwise looks like a run.
 PROFILE_RESULTS = "profile.jsonl"
@@ -127,8 +129,9 @@ def _claimed(path: Path) -> Path:
     """Creates a folder that no other run has, even one that begins in the same second."""
     while True:
         free = unused(path)
+        free.parent.mkdir(parents=True, exist_ok=True)
         try:
-            free.mkdir(parents=True)
+            free.mkdir()
         except FileExistsError:
             continue
         return free
@@ -184,6 +187,8 @@ def home_of(settings: DataConfig) -> Path | None:
     return path if path.is_dir() else None
 
 
+# What `flock` says where a file system, such as some network drives, has no locks.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # The runs that this process has locked.
 _locked: set[Path] = set()
 
@@ -192,9 +197,11 @@ _locked: set[Path] = set()
 def locked(run: RunDir) -> Iterator[None]:
     """Locks a run against other writers; the lock is released if this process dies.
 
+    Where the file system has no locks, a line on standard error says so.
+
     Raises:
         CheckpointError: The lock is held, by another process or by this one, or the run cannot be
-            written or locked.
+            written.
     """
     path = run.path.resolve()
     try:
@@ -207,9 +214,15 @@ def locked(run: RunDir) -> Iterator[None]:
             f"{run.path}: is being written by {holder}; wait for it, or stop it"
         ) from None
     except OSError as error:
-        raise CheckpointError(
-            f"{run.path}: cannot be written or locked ({error.strerror}); use another directory"
-        ) from None
+        if error.errno not in NO_LOCKS:
+            raise CheckpointError(
+                f"{run.path}: cannot be written ({error.strerror}); use another directory"
+            ) from None
+        print_line(
+            plain_console(stderr=True),
+            f"{run.path}: cannot be locked here ({error.strerror}), so let only one process train "
+            "into it",
+        )
     with file:
         # Training goes on while the disk is full.
         with suppress(OSError):
@@ -227,7 +240,7 @@ def locked_once(run: RunDir) -> Iterator[None]:
     """Locks a run as `locked` does, unless this process has locked it already.
 
     Raises:
-        CheckpointError: Another process holds the lock, or the run cannot be written or locked.
+        CheckpointError: Another process holds the lock, or the run cannot be written.
     """
     with nullcontext() if run.path.resolve() in _locked else locked(run):
         yield

@@ -33,6 +33,7 @@ class Past:
             that the completed steps would make.
         runs: Paths of the runs that were written or restored, each with the steps that had a
             checkpoint then.
+        restored: Path of the run that was restored, until a call writes.
 
     Example:
         >>> past = Past()
@@ -44,6 +45,7 @@ class Past:
     length: int = 0
     offset: int = 0
     runs: dict[Path, set[int]] = field(default_factory=dict)
+    restored: Path | None = None
 
     def first_step(self, step: int, length: int) -> int:
         """Returns the number of a call's first step, which is a multiple of the epoch's length.
@@ -60,16 +62,14 @@ class Past:
         return first
 
     @contextmanager
-    def writing(
-        self, run: RunDir | None, step: int, restored: Sequence[Record] | None
-    ) -> Iterator[None]:
+    def writing(self, run: RunDir | None, step: int, records: Sequence[Record]) -> Iterator[None]:
         """Lets a call write into a run, which the first process locks for as long as this takes.
 
         Args:
             run: Run to write into; None if nothing is written.
             step: Number of completed steps.
-            restored: Records of the epochs so far; what the run has beyond them and `step`, as it
-                may after a restore, is removed. None removes nothing.
+            records: Records of the epochs so far. The first call after a restore removes what the
+                run has beyond them and `step`.
 
         Raises:
             CheckpointError: Another process writes into the run, or the run cannot be written.
@@ -87,14 +87,17 @@ class Past:
                     "that one with learn.restore(run), or set learn.run to a new run"
                 )
             if known is not None and is_first():
-                if not known.issuperset(saves.steps()):
+                # Up to this step, they are this learner's own: a save may have ended in the
+                # background after a call that was interrupted twice.
+                if any(other > step and other not in known for other in saves.steps()):
                     raise TrainingError(
                         f"{run.path}: has been trained further elsewhere; in Python, continue it "
                         "with learn.restore(run), or set learn.run to a new run"
                     )
-                if restored is not None:
+                if self.restored == run.path:
                     saves.remove_after(step)
-                    write_metrics(run, restored)
+                    write_metrics(run, records)
+            self.restored = None
             try:
                 yield
             finally:
@@ -120,4 +123,4 @@ class Past:
         self.offset, self.changes = about.get(OFFSET, 0), about.get(CHANGES, 0)
         # The run may have ended before its first checkpoint on this data.
         self.changes += about.get(PICTURES, digest) != digest
-        self.length, self.runs = len(data.train), {run.path: {*steps}}
+        self.length, self.runs, self.restored = len(data.train), {run.path: {*steps}}, run.path

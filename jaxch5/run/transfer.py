@@ -90,11 +90,14 @@ def find_weights(
 
 
 def stands_for_run(path: Path) -> bool:
-    """Checks whether a path of weights is read as a run: a folder that is one, or holds no weights.
+    """Checks whether a path of weights is read as a run: it has checkpoints, or holds no weights.
 
-    A run that was exported into its own folder is still a run: its checkpoints may be newer.
+    A run that was exported into its own folder is still a run: its checkpoints may be newer. If
+    these were removed to free space, the exported weights are all that is left.
     """
-    return path.is_dir() and (RunDir(path).config_file.is_file() or not holds_weights(path))
+    if not path.is_dir():
+        return False
+    return bool(StoredCheckpoints(RunDir(path).checkpoints).steps()) or not holds_weights(path)
 
 
 def available(arch: str | ModelSpec) -> tuple[str, str]:
@@ -223,7 +226,7 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         head = {**about.get(CONDITIONS, {})}.get("head") or ""
         found = found._replace(head=head, size=size_of_run(about))
         return found._replace(licence=about.get("licence"), record=record)
-    except WeightsError as error:
+    except (WeightsError, ConfigError) as error:
         raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:
         raise WeightsError(

@@ -140,7 +140,20 @@ class Interrupts:
         """
         self._unbroken = False
         if self._at_once:
+            self._at_once = False
             raise StopAtOnce
+
+    @contextmanager
+    def steps(self) -> Iterator[None]:
+        """Surrounds calls of `unbroken` steps, so that one that fails delays no later signal.
+
+        Raises:
+            StopAtOnce: As `kept` does.
+        """
+        try:
+            yield
+        finally:
+            self.kept()
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._asked is not None:

@@ -97,6 +97,10 @@ def test_a_path_is_kept_absolute_so_that_a_run_can_be_taken_up_from_elsewhere():
         ("[fit]\nlr = nan", "fit.lr = nan: should be a finite number"),
         ("[model]\narch = 'resnet19'", "should be resnet18, resnet34, resnet50"),
         (
+            "[model]\nhead = 3",
+            "model.head = 3: should be 'linear', 'concat_pool' or 'mean_pool'",
+        ),
+        (
             "[model]\nhead = 'lineal'",
             "head = lineal: should be one of linear, concat_pool, mean_pool; did you mean linear?",
         ),

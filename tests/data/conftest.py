@@ -31,7 +31,7 @@ def server():
     """A server on the loopback address, whose answer to a request for file X depends on the path.
 
     /X answers with the file; /moved/X redirects to it; /slow/X takes a second; /shaky/X fails the
-    first time; /cut/X is cut short the first time, and /stalled/X stops for two seconds at its
+    first time; /cut/X is cut short the first time, and /stalled/X stops for five seconds at its
     middle; /busy/X gets the status 429 the first time, and /later/X gets 408 and is told to wait
     for a second; /broken/X, /flooded/X and /forbidden/X always fail, with the status 503, 429 or
     403. For any other path, the server answers that there is no such file.
@@ -71,7 +71,7 @@ def server():
             if first == "stalled" and served.asked[self.path] == 1:
                 content = content[: len(content) // 2]
                 self.wfile.write(content)
-                time.sleep(2)
+                time.sleep(5)
                 return
             self.wfile.write(content)
 

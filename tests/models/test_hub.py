@@ -212,8 +212,20 @@ def test_pytorchs_file_is_fetched_once_and_then_needs_no_hub(serve, tmp_path, mo
     hub = serve({"me/mine": {BIN: b"whatever", CONFIG: SWSL.read_bytes()}})
     place = place_of("me/mine", spec_of("resnet18"))
     file, asked = fetch(place, tmp_path, hub.endpoint), hub.asked.total()
-    assert fetch(place, tmp_path, hub.endpoint) == file
+    assert fetch(place, tmp_path, "http://127.0.0.1:9") == file
     assert (file.name, hub.asked.total()) == (BIN, asked)
+
+
+def test_safetensors_are_fetched_even_if_pytorchs_file_is_in_the_cache(
+    serve, swsl, tmp_path, monkeypatch
+):
+    """They hold the colours and the classes, and reading them executes nothing."""
+    there = ModuleType("torch")
+    there.__spec__ = ModuleSpec("torch", None)
+    monkeypatch.setitem(sys.modules, "torch", there)
+    hub = serve({"me/mine": swsl | {BIN: b"whatever"}})
+    hf_hub_download("me/mine", BIN, cache_dir=tmp_path, endpoint=hub.endpoint)
+    assert fetch(place_of("me/mine", spec_of("resnet18")), tmp_path, hub.endpoint).name == SAFE
 
 
 def test_pytorchs_file_in_the_cache_is_not_in_the_way_without_pytorch(

@@ -311,9 +311,14 @@ def test_a_pattern_may_match_folders(trained, pictures, tmp_path, capsys):
         assert len(out.splitlines()) == count
         assert err.count("1 file of another kind") == (pattern == "*")
     (root / "red" / "notes.txt").unlink()
-    status, out, err = predicted(capsys, trained[0], f"{root}/**")
-    assert (status, err) == (0, "")
-    assert len(out.splitlines()) == 60
+    (root / "green").mkdir()
+    for pattern in ("**", "*"):
+        status, out, err = predicted(capsys, trained[0], f"{root}/{pattern}")
+        assert (status, err) == (0, "")
+        assert len(out.splitlines()) == 60
+    status, out, err = predicted(capsys, trained[0], f"{root}/g*")
+    assert (status, out) == (1, "")
+    assert f"{root}/g*: contains no readable pictures" in err
 
 
 def test_what_a_folder_holds_beside_pictures_is_counted(trained, pictures, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """A run directory is created once and can be opened again; its metrics are always intact."""
 
+import errno
 import json
 import os
 import subprocess
@@ -87,6 +88,25 @@ def test_a_run_that_meets_another_takes_the_next_name(tmp_path, monkeypatch):
     run = create_run(Config())
     assert run.path.name == f"{taken[0].name}-2"
     assert (taken[0] / "config.toml").read_text() == ""
+
+
+def test_runs_that_lead_nowhere_are_named(tmp_path, monkeypatch):
+    """The disk that holds the runs may not be mounted."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to("not/mounted")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        create_run(Config())
+
+
+def test_a_run_is_trained_where_files_cannot_be_locked(tmp_path, monkeypatch, capsys):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    run = create_run(Config(), tmp_path / "run")
+    monkeypatch.setattr(directory.fcntl, "flock", refuse)
+    with locked(run):
+        pass
+    assert f"{run.path}: cannot be locked here (No locks available)" in capsys.readouterr().err
 
 
 def test_a_run_is_never_written_over(tmp_path):

@@ -280,6 +280,23 @@ def test_what_another_process_has_trained_since_is_kept(block, tmp_path):
     assert [record["epoch"] for record in lines(run)] == [0, 1, 2]
 
 
+def test_later_calls_of_the_same_learner_write_on(block, tmp_path, monkeypatch):
+    """They write nothing before they train, as a disk may be full, and know their own checkpoints.
+
+    A save that ends in the background after two interrupts is one of the learner's own.
+    """
+    learn, run = learner(block.load(batch_size=60)), new_run(tmp_path / "run")
+    learn.run = run
+    learn.fit(1, 1e-3)
+    learn._past.runs[run.path].clear()
+    written = run.metrics_file.stat().st_ino
+    seen = []
+    learn.hooks = [lambda event: seen.append(run.metrics_file.stat().st_ino)]
+    learn.fit(1, 1e-3)
+    assert seen[0] == written
+    assert [record["epoch"] for record in lines(run)] == [0, 1]
+
+
 def test_class_weights_are_those_of_the_present_data(block, source):
     learn = learner(block.load(batch_size=20), class_weights="balanced")
     keep = [item for item in learn.data.train.items if source.labels[item] or item < 20]

@@ -303,6 +303,16 @@ def test_a_run_that_holds_an_export_is_still_a_run(tmp_path):
     (path / "model.safetensors").write_bytes(b"an export")
     found = find_weights(path, "resnet18")
     assert (step_of(found), found.origin) == (4, str(path))
+    # Without its checkpoints, the export is all that it has.
+    shutil.rmtree(path / "checkpoints")
+    with pytest.raises(WeightsError, match=r"model\.safetensors: is cut short"):
+        find_weights(path, "resnet18")
+
+
+def test_a_checkpoint_with_impossible_colours_is_named(tmp_path):
+    path = run_with(tmp_path, [(4, 0.5)], std=[0.0, 0.2, 0.2])
+    with pytest.raises(WeightsError, match=rf"^{path}: std = .* above 0, for red, green and blue"):
+        find_weights(path, "resnet18")
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,18 @@ def test_a_second_interrupt_is_obeyed_at_once():
             signal.raise_signal(signal.SIGINT)
 
 
+def test_a_step_that_fails_holds_no_later_interrupt_back():
+    def fail():
+        raise MemoryError
+
+    with Interrupts() as interrupts:
+        with pytest.raises(MemoryError), interrupts.steps():
+            interrupts.unbroken(fail)()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(StopAtOnce):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_what_cannot_be_broken_off_says_so(capfd):
     with Interrupts() as interrupts:
         with interrupts.during("compiling"):

@@ -37,6 +37,8 @@ ATTEMPTS = 3
 PARALLEL = 16
 # Statuses of a server that asks for patience; fetching in parallel may be what makes it do so.
 BUSY = (408, 429)
+# Statuses of a server or proxy that asks who is there; they say nothing about the file.
+ASKS_WHO = (401, 407)
 # How long to wait before asking such a server again: by default, and at most if it says how long.
 BUSY_SECONDS, LONGEST_SECONDS = 5.0, 60
 # This many failures are enough to show what is wrong. If the server is gone, trying all links could
@@ -105,6 +107,7 @@ def fetch(address: str, file: Path) -> None:
         limits = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
         # Proxies are taken from environment variables.
         options = {"client_kwargs": {"timeout": limits, "trust_env": True}}
+    has_begun = False
     for attempt in range(1, ATTEMPTS + 1):
         wait = 0.5 * attempt
         try:
@@ -116,6 +119,8 @@ def fetch(address: str, file: Path) -> None:
         except aiohttp.ClientResponseError as error:
             # A server in trouble may recover; one that refuses will refuse again.
             reason = f"the server answered {error.status} {error.message}"
+            if error.status in ASKS_WHO:
+                raise DataError(reason) from None
             if error.status < 500 and error.status not in BUSY:
                 raise DeadLink(reason) from None
             told = error.headers.get("Retry-After", "") if error.headers else ""
@@ -126,8 +131,9 @@ def fetch(address: str, file: Path) -> None:
         except (aiohttp.ClientConnectorError, ConnectionError, TimeoutError) as error:
             reason = f"no answer ({str(error) or type(error).__name__})"
             # The server has had time to answer; if it is not there, another attempt will not help.
-            # But if part of the file has arrived, it is there.
-            if not file.exists() or not file.stat().st_size:
+            # But if part of the file has arrived, in this attempt or an earlier one, it is there.
+            has_begun |= file.exists() and file.stat().st_size > 0
+            if not has_begun:
                 raise DataError(reason) from None
         except ImportError as error:
             # fsspec lacks a library for this kind of address.

@@ -128,11 +128,12 @@ def test_a_server_that_asks_for_patience_is_asked_again(server, tmp_path, png, m
 
 def test_a_download_that_stalls_is_tried_again(server, packed, tmp_path, png, monkeypatch):
     """But an address from which nothing has arrived is given up."""
-    monkeypatch.setattr(download, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(download, "READ_SECONDS", 2)
     server.link("pets.bin", packed({"cats/a.txt": b"miau" * 1000}))
     folder = fetch_archive(server.link("stalled/pets.bin"), folder=tmp_path)
     assert (folder / "cats" / "a.txt").read_bytes() == b"miau" * 1000
     assert server.asked["/stalled/pets.bin"] == 2
+    monkeypatch.setattr(download, "READ_SECONDS", 0.5)
     server.link("a.jpg", png(7))
     with pytest.raises(DataError, match=r"slow/a\.jpg: no answer"):
         fetch_links([server.link("slow/a.jpg")], tmp_path)

@@ -5,10 +5,11 @@ fastai). Each cell is trained in a process of its own, and its result is stored 
 folder that `--out` names, so the benchmark can be stopped and resumed at any time. A set is either
 the digits, which are written as files so that both sides can read them, or a folder with `train/`
 and `valid/`; `--sets` gives the number of epochs after each set's name, and a set may appear
-several times, with different numbers. All starting points except `scratch` begin from weights that
-are trained first, on the set that `--body-from` names, unless their run is already in the folder
-`--out`, as `body-SET-ARCH`. fastai loads these weights from the file that `jaxch5 export` writes.
-The digits, and the set of the body itself, are only trained from scratch.
+several times, with different numbers. For all starting points except `scratch`, a network is
+first trained on the set that `--body-from` names, and its weights are the starting point; if the
+folder `--out` has its run already, as `body-SET-ARCH`, that one is used. fastai loads these weights
+from the file that `jaxch5 export` writes.
+On the digits, and on the set that `--body-from` names, networks are only trained from scratch.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/accuracy.py --out cells \
         --body-from caltech --sets digits:5 flowers:5 flowers:10 caltech:5

@@ -1,7 +1,7 @@
 """Searches for the best defaults for photographs: rate, epochs, batch size and label smoothing.
 
 The pictures come from a folder with `train/` and `valid/`. For each number in `--counts`, that many
-training pictures are drawn at random, with equally many from each class; each seed draws different
+training pictures are drawn at random, the same number from each class; each seed draws different
 ones. A ResNet-18 is trained on them and scored on all validation pictures. It is trained from
 scratch in one cycle or, with `--body`, by `fine_tune` from weights that were learned on another
 set. A cell is one combination of settings and a seed. The result of each cell is stored as a file
@@ -49,7 +49,7 @@ def write_table(folder: Path, file: Path, count: int, seed: int) -> None:
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False, path=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for the cells")
-    parser.add_argument("--body", type=Path, help="run whose weights training starts from")
+    parser.add_argument("--body", type=Path, help="run with whose weights training begins")
     parser.add_argument(
         "--counts", type=int, nargs="+", default=[200, 500], help="numbers of training pictures"
     )

@@ -187,7 +187,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
-    """Reads options from the file of `--config` or of a run; the command line overrides them.
+    """Reads options from a configuration or a run; the command line overrides them.
 
     Raises:
         ConfigError: An option, a value or the settings file is not valid; the message says which.
@@ -206,7 +206,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     try:
         parsed = options.model_validate(values)
     except ValidationError as error:
-        # A message about several settings begins with the one that is wrong.
+        # If settings contradict each other, the message begins with the one to change.
         keys = {".".join(map(str, error.errors()[0]["loc"])), explain(error, []).split()[0]}
         from_file = file and not keys & flat(given).keys()
         line = explain(error, known_keys(Config if from_file else options))
@@ -231,7 +231,7 @@ def drawable(out: Path) -> Path:
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Writes a figure atomically, marked so that jaxch5 does not take it for a picture of a set.
+    """Writes a figure atomically, and marks it so that no command takes it for a picture.
 
     Raises:
         CheckpointError: The file cannot be written.

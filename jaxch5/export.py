@@ -24,9 +24,9 @@ class ExportOptions(Options):
     own pictures), it can load only the body's weights, whose names do not begin with `head.`.
     fastai: weights under the names that fastai's `vision_learner` uses with torchvision's ResNets.
     A model made by that function loads all of them; the head has to be concat_pool. In PyTorch,
-    pictures for either kind of file have to be normalized by the mean and standard deviation in its
-    metadata. timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the head
-    has to be linear or mean_pool. The folder's README.md shows how to prepare pictures.
+    normalize pictures by the mean and standard deviation in the file's metadata, with either of
+    these formats. timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the
+    head has to be linear or mean_pool. The folder's README.md shows how to prepare pictures.
 
     onnx (needs the extra `onnx`): a float32 program with its weights. It takes any number of uint8
     pictures of the network's `size`, and returns probabilities; its doc_string shows how to prepare

@@ -104,8 +104,8 @@ def sample(
             if any(colour):
                 seen += (1 - inside)[..., None] * jnp.asarray(colour, jnp.float32)
         total += seen
-    # This rounds as a true division by 255 would. If the code divided by 255, the compiler would
-    # multiply by a rounded inverse instead.
+    # This is rounded as a true division by 255 is; for `/ 255` alone, the compiler would multiply by
+    # a rounded inverse.
     part = total / (256 * n**2)
     return (part + part / 255).astype(dtype)
 
@@ -128,10 +128,10 @@ def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array
 
     The matrices apply to output coordinates.
 
-    Evenly spaced sub-samples spread a little less than the pixel does, but each interpolation
-    spreads as well, by about a canvas pixel. In a direction in which the output pixel covers few
-    canvas pixels, these two spreads add up to more than the spread of the pixel, so the sub-samples
-    are moved closer together in that direction.
+    Evenly spaced sub-samples cover a little less than the output pixel, but each interpolation
+    blurs by about a canvas pixel. In a direction in which the output pixel covers few canvas
+    pixels, the two together would cover more than the output pixel, so the sub-samples are moved
+    closer together in that direction.
 
     Args:
         slopes: Derivative of canvas positions, as `derivative` returns it.

@@ -567,7 +567,7 @@ class Config(Section):
 
     data: DataConfig = Field(default_factory=DataConfig, description="the pictures")
     augment: AugmentConfig = Field(
-        default_factory=AugmentConfig, description="random changes of the pictures"
+        default_factory=AugmentConfig, description="random changes to the pictures"
     )
     model: ModelConfig = Field(default_factory=ModelConfig, description="the network")
     fit: FitConfig = Field(default_factory=FitConfig, description="training")

@@ -23,7 +23,7 @@ from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, png_pixels, 
 # File extensions of pictures that may be deep, except those of JPEG 2000 and PGM, which Pillow
 # handles.
 SUFFIXES = (*SUFFIXES_OF["PNG"], *SUFFIXES_OF["TIFF"], ".pfm")
-# White levels of floats that cameras and scanners produce.
+# The values that stand for white in pictures whose pixels are floats.
 FLOATS = (1.0, 255.0, 65535.0)
 # One byte expands to at most 1,032 bytes in Deflate, and to 2,730 in LZW.
 MOST_OF_A_BYTE = 2_800

@@ -138,7 +138,7 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
 
 @shown_as_call
 def column_split(column: str = IS_VALID) -> Split:
-    """Holds out the items for which a column is true, which tables write as true, 1 or yes.
+    """Holds out the items for which a column is true; a table may write this as true, 1 or yes.
 
     The column may instead name each item's part (train, valid or test). Items for testing are then
     not used, unless no item is for validation: in that case they are held out.

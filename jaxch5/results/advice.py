@@ -182,8 +182,8 @@ def _from_scratch(
 def _from_weights(config: Config, pictures: int) -> Iterator[str]:
     """Yields options to begin from ImageNet's weights, with the defaults that go with them.
 
-    The run's file has values for all settings, and so those that training from scratch gets by
-    default.
+    The run's file has values for all settings, including the defaults of training from scratch, so
+    the options replace these.
     """
     values = flat(config)
     new = chosen(values, own_default) | {"model.weights": "imagenet"}

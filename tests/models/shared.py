@@ -1,4 +1,4 @@
-"""Helpers for tests of networks, including tests that run as programs, without fixtures."""
+"""Helpers for tests of networks; some of these tests run as programs, which have no fixtures."""
 
 import math
 import subprocess
@@ -82,8 +82,9 @@ def assert_gradients_of_half(dtype, model_of, params, x, statistics=None):
 
     Weights, gradients and logits are float32. The error of a gradient or of the logits, relative to
     its norm, is a few roundings of the type: about 1 to 4 eps for a network of a few blocks. In a
-    ResNet, which is given by its statistics, a rounding may change which values a ReLU or a
-    max-pool lets through. That is so for a share of about eps, and changes the norm by its root.
+    ResNet, for which `statistics` are given, a rounding may also change which values a ReLU or a
+    max-pool lets through. About one value in 1 / eps is affected, which changes the norm of the
+    gradient by about the square root of eps.
     """
     eps = float(jnp.finfo(dtype).eps)
     most = 8 * eps if statistics is None else 6 * math.sqrt(eps)

@@ -103,9 +103,9 @@ with Checkpoints(pathlib.Path.cwd()) as saves:
 def test_many_saves_take_no_more_memory_than_a_few(tmp_path):
     """Memory does not grow with the number of saves.
 
-    A leak would show in every 50 saves; saving in orbax's own way leaked two megabytes in that
-    many. The median ignores moments at which the allocator takes more memory. The saves are made
-    in a separate process, which has no threads of other tests.
+    A leak would show in every 50 saves; with orbax's own way of saving, each 50 saves leaked two
+    megabytes. The median ignores moments at which the allocator takes more memory. The saves are
+    made in a separate process, which has no threads of other tests.
     """
     ended = subprocess.run(
         [sys.executable, "-c", SAVES, Path(__file__).parents[2]],
@@ -158,7 +158,7 @@ def damage(file, kind):
 
 
 @pytest.mark.parametrize("kind", ["missing", "cut", "flipped"])
-def test_a_damaged_checkpoint_is_passed_over_or_whole_in_what_it_holds(kind, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over_or_what_it_restores_is_intact(kind, tmp_path):
     """Whichever file is damaged, the restored state is one of the two that were saved."""
     with Checkpoints(tmp_path / "saved") as saves:
         saves.save(state_at(1), records(0.5), epoch_done=True)

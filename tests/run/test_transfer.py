@@ -154,7 +154,7 @@ def test_a_part_of_another_shape_is_named():
 
 
 class Tiny(nn.Module):
-    """A network whose checkpoints serve these tests as well as a ResNet's."""
+    """A tiny network, since these tests only need checkpoints, whatever network they are of."""
 
     @nn.compact
     def __call__(self, x, train):

@@ -192,8 +192,8 @@ def _examples(
     """Chooses pictures for the cells of the confusion matrix: those with the largest losses.
 
     The contact sheet shows mistakes first, the most frequent kinds before the others. Once it is
-    full, the remaining pictures are only named. If several processes read different files, pictures
-    in the files of this one are preferred, and the others are only named.
+    full, the remaining pictures are only named. If several processes read different files, the
+    pictures that this process reads are preferred, and all others are only named.
     """
     cells, own = defaultdict(list), {*data.valid.own.tolist()}
     for item in sorted(interp.top_losses()[1].tolist(), key=lambda item: item not in own):

@@ -104,8 +104,8 @@ def sample(
             if any(colour):
                 seen += (1 - inside)[..., None] * jnp.asarray(colour, jnp.float32)
         total += seen
-    # This is rounded as a true division by 255 is; for `/ 255` alone, the compiler would multiply by
-    # a rounded inverse.
+    # This is rounded as a true division by 255 is. For `/ 255` alone, the compiler would multiply
+    # by a rounded inverse.
     part = total / (256 * n**2)
     return (part + part / 255).astype(dtype)
 

@@ -5,7 +5,6 @@ silent process counts as lost, and in the process with the number `TINY_LACKS`, 
 `watch`.
 """
 
-import os
 import sys
 import time
 
@@ -16,6 +15,7 @@ from jaxch5.models.spec import ModelSpec
 from jaxch5.train import main
 from jaxch5.training import hosts
 from jaxch5.training.events import End
+from jaxch5.util.libraries import variable
 
 
 class Tiny(nn.Module):
@@ -41,8 +41,8 @@ def watch(event):
     pass
 
 
-hosts.HEARTBEAT_SECONDS = int(os.environ.get("TINY_SILENT", hosts.HEARTBEAT_SECONDS))
-if os.environ.get("TINY_LACKS") == sys.argv[-1].rpartition(",")[2]:
+hosts.HEARTBEAT_SECONDS = int(variable("TINY_SILENT") or hosts.HEARTBEAT_SECONDS)
+if variable("TINY_LACKS") == sys.argv[-1].rpartition(",")[2]:
     del watch
 
 if __name__ == "__main__":

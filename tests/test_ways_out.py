@@ -337,17 +337,28 @@ def test_a_port_that_is_taken(capsys):
         assert free.getsockname()[1]
 
 
-@given(batch_size=st.integers(1, 4096), processes=st.integers(1, 16), devices=st.integers(1, 16))
-def test_what_devices_are_told_to_share_they_can(batch_size, processes, devices):
+@given(
+    batch_size=st.integers(1, 4096),
+    processes=st.integers(1, 16),
+    devices=st.integers(1, 16),
+    resumed=st.booleans(),
+)
+def test_what_devices_are_told_to_share_they_can(batch_size, processes, devices, resumed):
+    """A resumed run keeps its batch size, so fewer devices or processes are advised."""
     if batch_size % (processes * devices) == 0:
         return
-    line = _not_equal(batch_size, processes, devices)
-    nearest = int(re.search(r"--data\.batch-size (\d+)", line)[1])
-    assert nearest > 0
-    assert nearest % (processes * devices) == 0
+    line = _not_equal(batch_size, processes, devices, resumed)
+    if nearest := re.search(r"--data\.batch-size (\d+)", line):
+        assert int(nearest[1]) > 0
+        assert int(nearest[1]) % (processes * devices) == 0
+    assert bool(nearest) != resumed
+    if few := re.search(r" and (\d+) process", line):
+        assert int(few[1]) < processes
+        processes = int(few[1])
     if fewer := re.search(r"--fit\.devices (\d+)", line):
-        assert int(fewer[1]) < devices
+        assert int(fewer[1]) < devices or few
         assert batch_size % (processes * int(fewer[1])) == 0
+    assert nearest or fewer
 
 
 @given(

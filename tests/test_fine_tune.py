@@ -79,6 +79,16 @@ def used(monkeypatch):
     return steps
 
 
+def interrupted_at(number):
+    """A hook that interrupts training after a step."""
+
+    def interrupt(event):
+        if isinstance(event, Step) and event.number == number:
+            signal.raise_signal(signal.SIGINT)
+
+    return interrupt
+
+
 def test_every_step_has_the_rates_and_the_momentum_of_the_schedule(compiled, monkeypatch):
     """Each step of `fine_tune` is given the rates and the momentum of the schedule.
 
@@ -137,12 +147,7 @@ def test_a_random_body_is_not_frozen(compiled, tmp_path):
 
     stopped = compiled.again(0)
     stopped.run = create_run(Config(), tmp_path / "run")
-
-    def interrupt(event):
-        if isinstance(event, Step) and event.number == 6:
-            signal.raise_signal(signal.SIGINT)
-
-    stopped.hooks = (interrupt,)
+    stopped.hooks = (interrupted_at(6),)
     with pytest.raises(KeyboardInterrupt):
         stopped.fine_tune(2, base_lr=0.05)
     resumed = compiled.again(0)
@@ -154,12 +159,7 @@ def test_a_random_body_is_not_frozen(compiled, tmp_path):
 def test_a_body_that_no_epoch_has_trained_is_not_frozen(compiled):
     """As when a cell is interrupted in its first epoch, and run again."""
     learn = compiled.again(0)
-
-    def interrupt(event):
-        if isinstance(event, Step) and event.number == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    learn.hooks = (interrupt,)
+    learn.hooks = (interrupted_at(3),)
     with pytest.raises(KeyboardInterrupt):
         learn.fine_tune(2, base_lr=0.05)
     learn.hooks = ()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from inspect import signature
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,14 +193,9 @@ def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) ->
     """
     flat = flatten_dict(pretrained.variables)
     before = None if pretrained.size is None else height_and_width(pretrained.size)
-
-    def adapted(value: Any, resample: Callable[..., np.ndarray]) -> jax.Array:
-        known = {"before": before} if "before" in signature(resample).parameters else {}
-        return jnp.asarray(resample(np.asarray(value), sides, **known))
-
     try:
         changed = {
-            path: adapted(value, spec.resample[path[-1]])
+            path: jnp.asarray(spec.resample[path[-1]](np.asarray(value), sides, before))
             for path, value in flat.items()
             if path[-1] in spec.resample
         }

@@ -225,10 +225,9 @@ class ModelSpec:
             belongs to exactly this architecture; None compares the entries' names.
         import_path: Import path that named the architecture, if any; a learner's file records it.
         resample: Functions for parameters whose inner axes depend on the size of pictures, keyed by
-            the last part of the parameter's path. Each function takes the parameter's value, and
-            the height and width of other pictures, and returns the value for those pictures. If it
-            has a parameter named `before`, it is also given the height and width of the pictures
-            that the value is for, or None if nothing states them.
+            the last part of the parameter's path. Each function takes the parameter's value, the
+            height and width of other pictures, and those of the pictures that the value is for (or
+            None if nothing states them); it returns the value for the other pictures.
         last_map: Which map shows where the network looks; see `jaxch5.attribution`.
 
     Example:
@@ -263,7 +262,9 @@ class ModelSpec:
     family: str = ""
     recognizes: Callable[[Mapping[str, Any]], bool] | None = None
     import_path: str = field(default="", compare=False)
-    resample: Mapping[str, Callable[..., np.ndarray]] = field(default_factory=dict, hash=False)
+    resample: Mapping[
+        str, Callable[[np.ndarray, tuple[int, int], tuple[int, int] | None], np.ndarray]
+    ] = field(default_factory=dict, hash=False)
     last_map: LastMap = OF_LAST_MODULE
 
     def __post_init__(self) -> None:

@@ -255,11 +255,18 @@ def test_weights_state_the_grid_of_their_positions(tmp_path):
         learn.data = square
 
 
-def test_a_function_that_resamples_may_leave_out_the_size_before():
-    spec = replace(SPEC, resample={"pos_embed": lambda value, sides: value[:, : math.prod(sides)]})
+def test_a_function_that_resamples_is_given_both_sizes():
+    given = []
+
+    def cut(value, sides, before):
+        given.append((sides, before))
+        return value[:, : math.prod(sides)]
+
+    spec = replace(SPEC, resample={"pos_embed": cut})
     weights = Pretrained({"params": {"pos_embed": ROWS}}, IMAGENET, None, "there", size=(16, 64))
     found = for_size(weights, spec, (2, 3)).variables["params"]["pos_embed"]
     np.testing.assert_array_equal(found, ROWS[:, :6])
+    assert given == [((2, 3), (16, 64))]
 
 
 def test_weights_of_pictures_of_another_size_begin_training(pictures, tmp_path):

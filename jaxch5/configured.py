@@ -268,12 +268,13 @@ def judge_by_training(
     say = partial(print_line, console)
     config = config.model_copy(update={"fit": {"keep_best": False}, "log": "none", "hooks": []})
     of = [config.model_dump(mode="json"), source.references, source.labels.tolist(), folds.tolist()]
-    kept /= hashlib.sha256(to_json(of).encode()).hexdigest()[:16]
-    kept.mkdir(parents=True, exist_ok=True)
     found = np.zeros((len(source), len(source.classes)))
     # The batch size has to fit the smallest training set, the one without the largest fold.
     sizes = np.bincount(folds[folds >= 0])
     data, count = data_without(config, source, folds == sizes.argmax()), len(sizes)
+    # The devices may have decided the batch size.
+    kept /= hashlib.sha256(to_json([*of, data.train.batch_size]).encode()).hexdigest()[:16]
+    kept.mkdir(parents=True, exist_ok=True)
     config = with_epochs(config, len(data.train.items))
     for fold in range(count):
         file, held = kept / f"{fold}.npy", folds == fold

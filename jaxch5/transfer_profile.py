@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from jaxch5.metrics import Record
 
 SCRATCH = "scratch"  # a kind of training; a number stands for training with that many frozen stages
+# Settings of the data that the set or the devices decide if they are not given.
+DECIDED = ("presize", "batch_size")
 
 
 class ProfileOptions(PicturesOptions):
@@ -78,18 +80,20 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     begun = workdir if workdir and RunDir(workdir).config_file.is_file() else None
     if begun:
         directory, recorded = open_run(begun)
-        # If no presize is given, the run keeps the one that was decided when it began, which may
-        # differ from the settings' default, for example because the set is packed.
-        by_default = ("data.presize",) * ("presize" not in config.data.model_fields_set)
+        # What is not given stays as it was decided when the run began, by the set or the devices.
+        kept = [name for name in DECIDED if name not in config.data.model_fields_set]
+        by_default = tuple(f"data.{name}" for name in kept)
         may_change = MAY_MOVE * directory.pictures_file.exists() + by_default
         if changed := [key for key in differing(config, recorded) if key not in may_change]:
             raise ConfigError(
                 f"{changed[0]}: the value differs from the one in {begun}; name another --workdir"
             )
-        config = config.model_copy(update={"data": {"presize": recorded.data.presize}})
+        decided = {name: getattr(recorded.data, name) for name in DECIDED}
+        config = config.model_copy(update={"data": decided})
     data, skipped = data_of(config, directory if begun else None, say, "name another --workdir")
     if not begun:
-        config = config.model_copy(update={"data": {"presize": data.presize}})
+        decided = {"presize": data.presize, "batch_size": data.train.batch_size}
+        config = config.model_copy(update={"data": decided})
         directory = create_run(config, workdir)
         (directory.path / RESULTS).touch()
     config = with_epochs(config, len(data.train.items))

@@ -115,9 +115,10 @@ def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, cap
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "1 picture was added since the run began and is left out"
     assert lines[1] == "40 pictures of 2 classes: 32 for training, 8 for validation"
-    # A presize that is not given is the recorded one, whatever its default is now.
-    words = [*map(str, argv), *SMALL[2:]]
-    assert run(transfer_profile, ProfileOptions, "jaxch5 transfer_profile", words) == 0
+    # A presize or batch size that is not given is the recorded one, whatever the default is now.
+    for given in (SMALL[2:], SMALL[:4]):
+        words = [*map(str, argv), *given]
+        assert run(transfer_profile, ProfileOptions, "jaxch5 transfer_profile", words) == 0
     config = settings_of_profile(options, print)
     again, _ = data_of(config, directory, lines.append)
     recorded = read_pictures(directory.pictures_file)
